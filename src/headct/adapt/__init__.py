@@ -1,0 +1,1 @@
+"""Bundle + labels -> task model."""

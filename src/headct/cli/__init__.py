@@ -1,0 +1,1 @@
+"""The command line: one verb per stage, in the order of the data flow."""

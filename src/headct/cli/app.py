@@ -1,0 +1,106 @@
+"""`headct`: the verbs in data-flow order, and what every verb does when something goes wrong.
+
+Exit codes: 0 done; 1 failed, or done with refusals; 2 wrong use; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import click
+import typer
+from rich.console import Console
+
+from headct import __version__
+from headct.cli import adapt, doctor, evaluate, ingest, phantom, predict, pretrain, store
+from headct.errors import HeadctError
+
+app = typer.Typer(
+    help="From a head CT archive to a 3D foundation model and its use. Research use only.",
+    epilog="Start with: headct phantom --preset demo --out ARCHIVE",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"headct {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """Options before the verb."""
+
+
+for module in (phantom, ingest, store, pretrain, adapt, predict, evaluate, doctor):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line; errors become words, a remedy and an exit code."""
+    try:
+        code = app(standalone_mode=False) or 0
+    except click.exceptions.Abort:
+        code = _interrupted()
+    except KeyboardInterrupt:
+        code = _interrupted()
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except HeadctError as error:
+        code = _say(error.code, str(error), error.remedy, error.exit_code)
+    except OSError as error:
+        code = _system_error(error)
+    except Exception as error:
+        code = _unexpected(error)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _interrupted() -> int:
+    return _say("interrupted", "stopped before the end", "the same command goes on from here", 130)
+
+
+def _system_error(error: OSError) -> int:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _say("disk-full", "the disk is full", "free some space; the same command goes on", 1)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    """Show where it happened but not the message: the text of a library's error can quote a header."""
+    if os.environ.get("HEADCT_DEBUG"):
+        traceback.print_exc()
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if f"{os.sep}headct{os.sep}" in f.filename] or frames
+    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+    return _say(
+        "unexpected",
+        f"{type(error).__name__} at {where}; its text is withheld, since it may quote patient data",
+        "set HEADCT_DEBUG=1 to see all of it, and report the place and type as a bug",
+        1,
+    )
+
+
+def _say(code: str, message: str, remedy: str, exit_code: int) -> int:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error[/] [{code}]: ", end="", markup=True)
+    console.print(message, markup=False)
+    if remedy:
+        console.print(f"what to do: {remedy}", markup=False)
+    return exit_code

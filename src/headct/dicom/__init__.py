@@ -1,0 +1,1 @@
+"""DICOM files -> one series in HU."""

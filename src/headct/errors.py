@@ -1,0 +1,85 @@
+"""Every error that headct raises on purpose.
+
+    HeadctError                 code, message, remedy; exit code 1
+    ├── UsageError              the command or the recipe is wrong; exit code 2
+    ├── Refusal                 one series or file is not taken, with a reason code
+    ├── GeometryError           a volume's geometry is impossible or not supported
+    ├── StoreError              a store is missing, damaged, locked or of another version
+    ├── MismatchError           preprocessing, architecture or recipe differ from what was saved
+    ├── LabelError              a label table cannot be used as it is
+    ├── CheckpointError         a checkpoint or bundle is missing, damaged or of another model
+    └── TrainingError           training cannot go on (non-finite loss, too many unreadable scans)
+
+Messages never quote a patient-identifying value: they name pseudonymous ids, columns and tags.
+"""
+
+from __future__ import annotations
+
+
+class HeadctError(Exception):
+    """An error with a code for machines and a remedy for people.
+
+    Args:
+        message: what is wrong, in one sentence, without identifiers.
+        remedy: what the user can do about it.
+        code: short stable name, kebab-case; defaults to the class's own.
+    """
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "", code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        if code is not None:
+            self.code = code
+
+
+class UsageError(HeadctError):
+    """The command line or a recipe is wrong; nothing was started."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class Refusal(HeadctError):
+    """One series or file is not taken; `code` is the reason code that goes into items.jsonl."""
+
+    code = "refused"
+
+
+class GeometryError(HeadctError):
+    """A volume's geometry is impossible, or not supported by the operation."""
+
+    code = "geometry"
+
+
+class StoreError(HeadctError):
+    """A store is missing, damaged, locked by another writer, or of another format version."""
+
+    code = "store"
+
+
+class MismatchError(HeadctError):
+    """Preprocessing, architecture or recipe differ from those that the data or weights were made with."""
+
+    code = "mismatch"
+
+
+class LabelError(HeadctError):
+    """A label table cannot be used as it is."""
+
+    code = "labels"
+
+
+class CheckpointError(HeadctError):
+    """A checkpoint or bundle is missing, damaged, or belongs to another model."""
+
+    code = "checkpoint"
+
+
+class TrainingError(HeadctError):
+    """Training cannot go on."""
+
+    code = "training"

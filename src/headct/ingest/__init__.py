@@ -1,0 +1,1 @@
+"""Archives -> store: index, check, canonicalise, write; every input accounted for."""

@@ -1,0 +1,1 @@
+"""Synthetic head CT with known truth: anatomy, findings, scanners, and archives of them."""

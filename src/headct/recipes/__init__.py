@@ -1,0 +1,1 @@
+"""Recipes that come with headct; `headct pretrain NAME` finds them here."""

@@ -1,0 +1,1 @@
+"""Many canonical volumes -> fast, checked reading."""

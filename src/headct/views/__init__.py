@@ -1,0 +1,1 @@
+"""Volume -> what the network sees."""
