@@ -1,13 +1,36 @@
-"""ViewBatch: what one step of training sees."""
+"""ViewBatch: what one step of training sees, and ViewMaker, which makes it from HU on the device.
+
+Everything random is drawn first, in numpy, from (seed, epoch, position), and only then applied: the
+views of a scan do not depend on the batch, the device or the world size they are made in. Only the
+shape of the global crops and the masked share belong to the batch; they follow from (seed, step).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from headct.config import Config
+from headct.views.augment import AugmentConfig
+from headct.views.crop import (
+    CropConfig,
+    Placement,
+    PoseConfig,
+    Shape,
+    cut,
+    global_shapes,
+    local_shape,
+    place_globals,
+    place_locals,
+)
+from headct.views.draws import Drawn, generator
+from headct.views.mask import MaskConfig, draw_mask, patch_occupancy
+from headct.volume.preprocessing import Preprocessing
 from headct.volume.volume import Zyx
 
 
@@ -18,7 +41,7 @@ class ViewBatch:
     Attributes:
         globals_hu: [b g z y x] float32; large crops after augmentation.
         locals_hu: [b l z' y' x'] float32; small crops at native size; l may be 0.
-        keep: [b g t] int64, ascending; flat patch index (z, y, x order) of the tokens that are computed.
+        keep: [b g t] int64, ascending; flat patch index (z, y, x order) of the computed tokens.
         masked: [b g t] bool over `keep`; True = removed from the student's input. Every view of a
             batch has the same number of masked tokens.
         flipped: [b g] bool; True = left and right are exchanged in this global view.
@@ -53,3 +76,121 @@ def swap_lateralised(labels: Tensor, flipped: Tensor, pairs: Sequence[tuple[int,
     for left, right in pairs:
         order[left], order[right] = right, left
     return torch.where(flipped[:, None], labels[:, order], labels)
+
+
+class ViewsConfig(Config):
+    """How views are made."""
+
+    crop: CropConfig = CropConfig()
+    pose: PoseConfig = PoseConfig()
+    augment: AugmentConfig = AugmentConfig()
+    mask: MaskConfig = MaskConfig()
+
+
+class ViewMaker:
+    """Makes the views of a batch on the device that holds its HU.
+
+    Args:
+        config: the recipe's views.
+        preprocessing: the grid of the scans.
+        patch_voxels_zyx: voxels of the encoder's patch on that grid.
+        select_tokens: HU views [n z y x] -> [n t] int64, ascending patch numbers to compute.
+        seed: of the run.
+
+    Raises:
+        UsageError: crops, patches and grid contradict each other.
+    """
+
+    def __init__(
+        self,
+        config: ViewsConfig,
+        preprocessing: Preprocessing,
+        patch_voxels_zyx: Shape,
+        select_tokens: Callable[[Tensor], Tensor],
+        seed: int,
+    ) -> None:
+        self.config, self.patch, self.seed = config, patch_voxels_zyx, seed
+        self.select_tokens = select_tokens
+        self.shape_zyx, self.spacing_mm_zyx = preprocessing.shape_zyx, preprocessing.spacing_mm_zyx
+        self.global_edges = global_shapes(config.crop, self.shape_zyx, self.patch)
+        self.local_shape = local_shape(config.crop, self.shape_zyx, self.spacing_mm_zyx, self.patch)
+        self.n_patches = math.prod(n // p for n, p in zip(self.shape_zyx, self.patch, strict=True))
+        self._bank = config.augment.noise.bank(self.shape_zyx, self.spacing_mm_zyx)
+
+    def make(
+        self, hu: Tensor, places: Sequence[tuple[int, int]], step: int, *, with_locals: bool = True
+    ) -> ViewBatch:
+        """The views of a batch.
+
+        Args:
+            hu: [b z y x] int16 on the training device.
+            places: (epoch, position) of each scan in the data order.
+            step: global step; decides the shape of the global crops and the masked share.
+            with_locals: False leaves the local crops out, where no term needs them.
+        """
+        rng = generator(self.seed, "batch", step)
+        z, y, x = (int(rng.choice(edges)) for edges in self.global_edges)
+        self._bank = self._bank.to(hu.device)
+        drawn = [self.draw(epoch, position) for epoch, position in places]
+        scans_each = 1 if hu.device.type == "cpu" else len(hu)  # a scan fits a CPU core's cache
+        parts = [
+            self._views(hu[i : i + scans_each], drawn[i : i + scans_each], (z, y, x), with_locals)
+            for i in range(0, len(hu), scans_each)
+        ]
+        large, small, flipped = (torch.cat(part) for part in zip(*parts, strict=True))
+        keep, masked = self._tokens(large, drawn, rng)
+        return ViewBatch(large, small, keep, masked, flipped, self.spacing_mm_zyx)
+
+    def draw(self, epoch: int, position: int) -> tuple[Drawn, Drawn]:
+        """All random parameters of one scan's global and local views."""
+        rng = generator(self.seed, "views", epoch, position)
+        crop, pose, augment = self.config.crop, self.config.pose, self.config.augment
+        large = pose.draw(rng, crop.n_global) | augment.draw(rng, crop.n_global)
+        large |= self.config.mask.draw(rng, crop.n_global, self.n_patches)
+        return large, pose.draw(rng, crop.n_local) | augment.draw(rng, crop.n_local)
+
+    def _views(
+        self, hu: Tensor, drawn: list[tuple[Drawn, Drawn]], shape_zyx: Shape, with_locals: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        scans = hu.to(torch.float32)
+        large = _stack([d[0] for d in drawn], hu.device)
+        place = place_globals(large, shape_zyx, self.shape_zyx, self.spacing_mm_zyx)
+        globals_hu = self._augmented(scans, place, large)
+        flipped = large["flip"].view(len(hu), -1) > 0
+        n_local = self.config.crop.n_local if with_locals else 0
+        if n_local == 0:
+            return (
+                globals_hu,
+                hu.new_empty((len(hu), 0, *self.local_shape), dtype=torch.float32),
+                flipped,
+            )
+        small = _stack([d[1] for d in drawn], hu.device)
+        occupancy = patch_occupancy(scans, self.patch).repeat_interleave(n_local, 0)
+        place = place_locals(small, self.local_shape, occupancy, self.patch, self.spacing_mm_zyx)
+        return globals_hu, self._augmented(scans, place, small), flipped
+
+    def _augmented(self, scans: Tensor, place: Placement, drawn: dict[str, Tensor]) -> Tensor:
+        config = self.config
+        spread = config.augment.spread(drawn, place)
+        views = cut(scans, place, spread, rotates=config.pose.rotates)
+        views = config.augment.apply(views, drawn, place, self._bank)
+        return views.view(len(scans), -1, *place.shape_zyx)
+
+    def _tokens(
+        self, globals_hu: Tensor, drawn: list[tuple[Drawn, Drawn]], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        b, g, z, y, x = globals_hu.shape
+        pz, py, px = self.patch
+        keep = self.select_tokens(globals_hu.flatten(0, 1))
+        large = _stack([d[0] for d in drawn], globals_hu.device)
+        n_masked = self.config.mask.draw_n_masked(rng, keep.shape[1])
+        masked = draw_mask(keep, (z // pz, y // py, x // px), large, n_masked)
+        return keep.view(b, g, -1), masked.view(b, g, -1)
+
+
+def _stack(drawn: list[Drawn], device: torch.device) -> dict[str, Tensor]:
+    """Views of several scans one after another, [n ...] on the device."""
+    return {
+        name: torch.from_numpy(np.concatenate([d[name] for d in drawn])).to(device)
+        for name in drawn[0]
+    }

@@ -1,0 +1,280 @@
+"""What a scanner does to HU, as augmentations: each draws its parameters, then applies them.
+
+All work on HU before windowing, in mm, on whatever device the views are. Kernel and slice thickness
+are operators per axis (`spread`), so that they merge into the one resampling of `crop`. Gamma and
+contrast curves are left out on purpose: they destroy the meaning of HU.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from headct.config import Config
+from headct.views.crop import Placement, apply_axes
+from headct.views.draws import Drawn, chance, normal, uniform
+from headct.views.spread import Kernel, SliceThickness
+from headct.volume.volume import AIR_HU
+
+HEAD_RADIUS_MM_YX = (95.0, 75.0)
+"""Semi-axes of an adult head in an axial slice; the unit of in-plane radius here."""
+SKULL_BASE_MM = (105.0, 130.0)
+"""mm from the top of the field of view to the petrous bones (vertex margin 8, scalp and skull 12,
+vertex to floor of the middle fossa 85 to 110)."""
+
+
+class Gain(Config):
+    """Calibration error: hu x gain + offset."""
+
+    gain_sd: float = Field(default=0.03, ge=0)
+    offset_sd_hu: float = Field(default=3.0, ge=0)
+
+    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+        """Gain and offset of n views."""
+        return {
+            "gain": 1.0 + normal(rng, self.gain_sd, n),
+            "offset_hu": normal(rng, self.offset_sd_hu, n),
+        }
+
+    def apply(self, hu: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+        """Scale HU about 0 (water) and add the offset."""
+        return hu.mul_(_column(drawn["gain"])).add_(_column(drawn["offset_hu"]))
+
+
+class Cupping(Config):
+    """Beam hardening: A (r^2 - 0.5) over the axial plane."""
+
+    probability: float = Field(default=0.3, ge=0, le=1)
+    amplitude_hu: float = Field(default=6.0, ge=0)
+
+    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+        """Amplitude of n views, 0 is off."""
+        amplitude = uniform(rng, -self.amplitude_hu, self.amplitude_hu, n)
+        return {"cupping_hu": chance(rng, self.probability, n) * amplitude}
+
+    def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
+        """Add the field; r is 1 at the edge of an adult head and is held there."""
+        for i in drawn["cupping_hu"].nonzero()[:, 0].tolist():
+            field = (_radius_squared(at)[i].clamp(max=1.0) - 0.5) * drawn["cupping_hu"][i]
+            hu[i] += field
+        return hu
+
+
+class SkullBase(Config):
+    """Dark or bright band between the petrous bones."""
+
+    probability: float = Field(default=0.3, ge=0, le=1)
+    band_hu: tuple[float, float] = (-15.0, 8.0)
+    height_mm: float = Field(default=8.0, gt=0)
+
+    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+        """Strength (0 is off) and level of the band."""
+        return {
+            "band_hu": chance(rng, self.probability, n) * uniform(rng, *self.band_hu, n),
+            "band_below_top_mm": uniform(rng, *SKULL_BASE_MM, n),
+        }
+
+    def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
+        """Add a Gaussian band in z, widest at the midline."""
+        below, across = at.below_top_mm(), at.axis_mm(2)
+        for i in drawn["band_hu"].nonzero()[:, 0].tolist():
+            level = torch.exp(-(((below[i] - drawn["band_below_top_mm"][i]) / self.height_mm) ** 2))
+            width = torch.exp(-((across[i] / 45.0) ** 2))
+            hu[i] += drawn["band_hu"][i] * level[:, None, None] * width
+        return hu
+
+
+class MotionGhost(Config):
+    """A faint in-plane copy over part of the slices."""
+
+    probability: float = Field(default=0.1, ge=0, le=1)
+    shift_mm: tuple[float, float] = (2.0, 5.0)
+    weight: tuple[float, float] = (0.1, 0.3)
+    height_mm: tuple[float, float] = (10.0, 60.0)
+
+    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+        """Weight (0 is off), shift, and where along z the head moved."""
+        angle = uniform(rng, 0.0, 2 * np.pi, n)
+        shift = uniform(rng, *self.shift_mm, n)
+        return {
+            "ghost_weight": chance(rng, self.probability, n) * uniform(rng, *self.weight, n),
+            "ghost_shift_mm": np.stack([shift * np.sin(angle), shift * np.cos(angle)], 1),
+            "ghost_height_mm": uniform(rng, *self.height_mm, n),
+            "ghost_place": uniform(rng, 0.0, 1.0, n),
+        }
+
+    def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
+        """Mix the view with its shifted copy inside the band."""
+        chosen = drawn["ghost_weight"].nonzero()[:, 0]
+        if len(chosen) == 0:
+            return hu
+        shift = drawn["ghost_shift_mm"][chosen]
+        shifts = [
+            _shift_operator(shift[:, i], size, mm)
+            for i, (size, mm) in enumerate(zip(hu.shape[2:], at.spacing_mm_zyx[1:], strict=True))
+        ]
+        ghost = apply_axes(hu[chosen], [None, *shifts])
+        below = at.below_top_mm()[chosen]
+        span = below[:, -1:] - below[:, :1]
+        middle = below[:, :1] + drawn["ghost_place"][chosen, None] * span
+        inside = (below - middle).abs() < drawn["ghost_height_mm"][chosen, None] / 2
+        weight = (inside * drawn["ghost_weight"][chosen, None])[:, :, None, None]
+        hu[chosen] = hu[chosen] + weight * (ghost - hu[chosen])
+        return hu
+
+
+class Noise(Config):
+    """Quantum noise, white or correlated, stronger near the skull base.
+
+    It comes from a fixed bank, cut at a drawn place with a drawn sign: the same on every device,
+    and cheaper than drawing millions of numbers per step.
+    """
+
+    probability: float = Field(default=0.8, ge=0, le=1)
+    sd_hu: float = Field(default=8.0, ge=0)
+    smooth_share: float = Field(default=0.5, ge=0, le=1)
+    smooth_fwhm_mm: float = Field(default=3.0, gt=0)
+    """mm, correlation of smoothed noise; at least 1.5 voxels."""
+    skull_base_gain: float = Field(default=1.5, ge=1)
+
+    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+        """Strength (0 is off), kind, sign and place in the bank."""
+        sign = np.where(rng.random(n) < 0.5, np.float32(-1), np.float32(1))
+        return {
+            "noise_sd_hu": chance(rng, self.probability, n)
+            * uniform(rng, 0.0, self.sd_hu, n)
+            * sign,
+            "noise_smooth": chance(rng, self.smooth_share, n),
+            "noise_place": uniform(rng, 0.0, 1.0, (n, 3)),
+        }
+
+    def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement, bank: Tensor) -> Tensor:
+        """Add noise from the bank [2 z y x] (white, smoothed; unit sd)."""
+        sd, smooth = drawn["noise_sd_hu"].tolist(), drawn["noise_smooth"].long().tolist()
+        room = torch.tensor(bank.shape[1:], device=hu.device) - torch.tensor(
+            hu.shape[1:], device=hu.device
+        )
+        start = (drawn["noise_place"] * (room + 1)).long().tolist()
+        middle = sum(SKULL_BASE_MM) / 2
+        near = torch.exp(-(((at.below_top_mm() - middle) / 25.0) ** 2))
+        profile = 1 + (self.skull_base_gain - 1) * near  # [n z]
+        for i, (z, y, x) in enumerate(start):
+            if sd[i]:
+                part = tuple(slice(a, a + n) for a, n in zip((z, y, x), hu.shape[1:], strict=True))
+                hu[i].addcmul_(bank[(smooth[i], *part)], profile[i, :, None, None], value=sd[i])
+        return hu
+
+    def bank(
+        self, source_shape_zyx: tuple[int, int, int], spacing_mm_zyx: tuple[float, ...]
+    ) -> Tensor:
+        """[2 z y x] white and smoothed unit noise, half as large again as the field of view."""
+        shape = tuple(n + n // 2 for n in source_shape_zyx)
+        white = torch.from_numpy(np.random.default_rng(0).standard_normal(shape, np.float32))[None]
+        fwhm = [max(self.smooth_fwhm_mm, 1.5 * mm) for mm in spacing_mm_zyx]
+        smooth = apply_axes(
+            white,
+            [
+                _periodic_blur(n, width / 2.355 / mm)
+                for n, width, mm in zip(shape, fwhm, spacing_mm_zyx, strict=True)
+            ],
+        )
+        return torch.cat([white, smooth / smooth.std()])
+
+
+class Erase(Config):
+    """Table and head-holder erased: thin things at the rim become air."""
+
+    probability: float = Field(default=0.3, ge=0, le=1)
+    around_mm: float = Field(default=13.0, gt=0)
+    """mm, edge of the box that decides whether a voxel belongs to something thin."""
+
+    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+        """On or off."""
+        return {"erase": chance(rng, self.probability, n)}
+
+    def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
+        """Set to air what lies outside an adult head and has mostly air around it."""
+        chosen = drawn["erase"].nonzero()[:, 0]
+        if len(chosen) == 0:
+            return hu
+        boxes = [
+            _box_operator(n, self.around_mm / mm, hu.device)
+            for n, mm in zip(hu.shape[1:], at.spacing_mm_zyx, strict=True)
+        ]
+        solid = (hu[chosen] > -500).to(torch.float32)
+        around = apply_axes(solid, [box.expand(len(chosen), -1, -1) for box in boxes])
+        rim = _radius_squared(at)[chosen][:, None] > 0.8
+        hu[chosen] = torch.where(rim & (around < 0.4), float(AIR_HU), hu[chosen])
+        return hu
+
+
+class AugmentConfig(Config):
+    """The scanner augmentations of a recipe; a probability or sd of 0 switches one off."""
+
+    gain: Gain = Gain()
+    kernel: Kernel = Kernel()
+    slice_thickness: SliceThickness = SliceThickness()
+    cupping: Cupping = Cupping()
+    skull_base: SkullBase = SkullBase()
+    motion_ghost: MotionGhost = MotionGhost()
+    noise: Noise = Noise()
+    erase: Erase = Erase()
+
+    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+        """Parameters of all augmentations for n views."""
+        drawn: Drawn = {}
+        for name in type(self).model_fields:
+            drawn |= getattr(self, name).draw(rng, n)
+        return drawn
+
+    def spread(self, drawn: dict[str, Tensor], at: Placement) -> list[Tensor | None]:
+        """The point spread per axis (z, y, x), for `crop.cut`."""
+        (z, y, x), (mm_z, mm_y, mm_x) = at.shape_zyx, at.spacing_mm_zyx
+        return [
+            self.slice_thickness.operator(drawn, z, mm_z),
+            self.kernel.operator(drawn, y, mm_y),
+            self.kernel.operator(drawn, x, mm_x),
+        ]
+
+    def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement, bank: Tensor) -> Tensor:
+        """Everything but the point spread, in the order in which a scanner would do it."""
+        hu = self.erase.apply(hu, drawn, at)
+        hu = self.motion_ghost.apply(hu, drawn, at)
+        hu = self.gain.apply(hu, drawn)
+        hu = self.cupping.apply(hu, drawn, at)
+        hu = self.skull_base.apply(hu, drawn, at)
+        return self.noise.apply(hu, drawn, at, bank).clamp_(min=AIR_HU)
+
+
+def _column(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def _radius_squared(at: Placement) -> Tensor:
+    """[n y x] squared in-plane radius from the source's centre; 1 at the edge of an adult head."""
+    y, x = HEAD_RADIUS_MM_YX
+    return (at.axis_mm(1)[:, :, None] / y) ** 2 + (at.axis_mm(2)[:, None, :] / x) ** 2
+
+
+def _shift_operator(shift_mm: Tensor, size: int, spacing_mm: float) -> Tensor:
+    """[n size size] linear shift along one axis; the edge voxel is repeated."""
+    voxel = torch.arange(size, device=shift_mm.device)
+    source = (voxel + shift_mm[:, None] / spacing_mm).clamp(0, size - 1)
+    return (1 - (source[:, :, None] - voxel).abs()).clamp(min=0)
+
+
+def _box_operator(size: int, width_voxels: float, device: torch.device) -> Tensor:
+    """[size size] mean over a centred box of at least 3 voxels."""
+    voxel = torch.arange(size, device=device)
+    near = (voxel[:, None] - voxel).abs() <= max(1, int(width_voxels / 2))
+    return near / near.sum(-1, keepdim=True)
+
+
+def _periodic_blur(size: int, sigma_voxels: float) -> Tensor:
+    """[1 size size] Gaussian blur on a ring."""
+    apart = (torch.arange(size)[:, None] - torch.arange(size)).abs()
+    apart = torch.minimum(apart, size - apart)
+    blur = torch.exp(-0.5 * (apart / sigma_voxels) ** 2)
+    return (blur / blur.sum(-1, keepdim=True))[None]

@@ -1,0 +1,79 @@
+"""Which of the computed tokens the student does not see."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from headct.config import Config
+from headct.views.draws import Drawn, chance, uniform
+
+HEAD_ABOVE_HU = -500.0
+
+Shape = tuple[int, int, int]
+
+
+class MaskConfig(Config):
+    """Masking of global views."""
+
+    ratio: tuple[float, float] = (0.5, 0.8)
+    """Share of the computed tokens that is removed, drawn once per batch."""
+    block_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of views that keep one contiguous region; the others keep random tokens."""
+
+    def draw(self, rng: np.random.Generator, n: int, n_tokens: int) -> Drawn:
+        """Numbers from which `draw_mask` of n views follows."""
+        return {
+            "mask_block": chance(rng, self.block_share, n),
+            "mask_score": uniform(rng, 0.0, 1.0, (n, n_tokens)),
+            "mask_centre": uniform(rng, 0.0, 1.0, n),
+            "mask_stretch": np.exp(uniform(rng, -0.5, 0.5, (n, 3))),
+        }
+
+    def draw_n_masked(self, rng: np.random.Generator, n_tokens: int) -> int:
+        """Tokens removed from every view of one batch; at least one token stays."""
+        ratio = rng.uniform(*self.ratio)
+        return 0 if ratio <= 0 else int(np.clip(round(ratio * n_tokens), 1, n_tokens - 1))
+
+
+def patch_occupancy(hu: Tensor, patch_voxels_zyx: Shape) -> Tensor:
+    """Share of each patch's voxels above -500 HU: [n z y x] -> [n gz gy gx]."""
+    n, z, y, x = hu.shape
+    pz, py, px = patch_voxels_zyx
+    grid = (hu > HEAD_ABOVE_HU).view(n, z // pz, pz, y // py, py, x // px, px)
+    return grid.to(torch.float32).mean(dim=(2, 4, 6))
+
+
+def draw_mask(keep: Tensor, grid_zyx: Shape, drawn: dict[str, Tensor], n_masked: int) -> Tensor:
+    """Mask over the computed tokens of each view.
+
+    Random views lose the tokens with the largest scores. Block views keep the tokens nearest to a
+    random centre on the patch grid closed to a torus (an inverse block, rolled).
+
+    Args:
+        keep: [n t] flat patch index of the computed tokens.
+        grid_zyx: patches of a view per axis.
+        drawn: what `MaskConfig.draw` gave, [n ...] tensors.
+        n_masked: tokens to remove from every view.
+
+    Returns:
+        [n t] bool, True = removed; every row has `n_masked` of them.
+    """
+    score = drawn["mask_score"][:, : keep.shape[1]]
+    block = drawn["mask_block"][:, None] > 0
+    rank = torch.where(block, _block_distance(keep, grid_zyx, drawn) + 1e-3 * score, score)
+    removed = rank.topk(n_masked, dim=1).indices
+    return torch.zeros_like(keep, dtype=torch.bool).scatter_(1, removed, True)
+
+
+def _block_distance(keep: Tensor, grid_zyx: Shape, drawn: dict[str, Tensor]) -> Tensor:
+    """[n t] stretched distance of each token from the view's centre token, around the torus."""
+    size = torch.tensor(grid_zyx, device=keep.device)
+    place = torch.stack(torch.unravel_index(keep, grid_zyx), dim=-1)  # [n t 3]
+    chosen = (drawn["mask_centre"] * keep.shape[1]).long()
+    centre = place[torch.arange(len(keep), device=keep.device), chosen]
+    apart = (place - centre[:, None]).abs()
+    apart = torch.minimum(apart, size - apart) * drawn["mask_stretch"][:, None]
+    return apart.square().sum(-1).sqrt()

@@ -1,0 +1,70 @@
+"""The scanner's point spread, as operators per axis: kernel in plane, slice thickness along z."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from headct.config import Config
+from headct.views.draws import Drawn, chance, uniform
+
+
+class Kernel(Config):
+    """Reconstruction kernel: Gaussian blur in plane, or sharpening."""
+
+    probability: float = Field(default=0.5, ge=0, le=1)
+    sigma_mm: tuple[float, float] = (0.3, 1.2)
+    unsharp_amount: float = Field(default=0.6, ge=0)
+
+    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+        """Sigma and amount; a negative amount blurs, a positive one sharpens, 0 is off."""
+        on = chance(rng, self.probability, n)
+        sharpen = uniform(rng, 0.0, self.unsharp_amount, n)
+        amount = np.where(rng.random(n) < 0.5, sharpen, -1.0).astype(np.float32)
+        return {"kernel_sigma_mm": uniform(rng, *self.sigma_mm, n), "kernel_amount": on * amount}
+
+    def operator(self, drawn: dict[str, Tensor], size: int, spacing_mm: float) -> Tensor | None:
+        """[n size size] I + amount (I - G) along one in-plane axis; None where no view has it."""
+        amount = drawn["kernel_amount"]
+        if not amount.any():
+            return None
+        mm = torch.arange(size, device=amount.device) * spacing_mm
+        sigma = drawn["kernel_sigma_mm"][:, None, None]
+        blur = torch.exp(-0.5 * ((mm[:, None] - mm) / sigma) ** 2)
+        blur = blur / blur.sum(-1, keepdim=True)
+        one = torch.eye(size, device=amount.device)
+        return one + amount[:, None, None] * (one - blur)
+
+
+class SliceThickness(Config):
+    """Thick slices: box average along z, sampled once per slice, interpolated back."""
+
+    probability: float = Field(default=0.5, ge=0, le=1)
+    thickness_mm: tuple[float, float] = (2.5, 8.0)
+
+    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+        """Thickness (0 is off) and phase of the slices."""
+        thickness = chance(rng, self.probability, n) * uniform(rng, *self.thickness_mm, n)
+        return {"slice_mm": thickness, "slice_phase": uniform(rng, 0.0, 1.0, n)}
+
+    def operator(self, drawn: dict[str, Tensor], size: int, spacing_mm: float) -> Tensor | None:
+        """[n size size] along z; the identity where slices are thinner than voxels."""
+        thick = drawn["slice_mm"] > spacing_mm
+        if not thick.any():
+            return None
+        thickness = drawn["slice_mm"].clamp(min=spacing_mm)[:, None]
+        n_slices = int(size * spacing_mm / max(self.thickness_mm[0], spacing_mm)) + 2
+        voxel = (torch.arange(size, device=thick.device) + 0.5) * spacing_mm  # centres, mm
+        number = torch.arange(n_slices, device=thick.device)
+        slices = (number + drawn["slice_phase"][:, None] - 0.5) * thickness  # [n s] centres, mm
+        apart = (slices[:, :, None] - voxel).abs()
+        half_sum = (thickness + spacing_mm)[:, :, None] / 2
+        average = (half_sum - apart).clamp(min=0).minimum(torch.tensor(spacing_mm))  # overlap, mm
+        average = average / average.sum(-1, keepdim=True).clamp(min=1e-6)
+        back = (1 - apart.mT / thickness[:, :, None]).clamp(min=0)
+        back = back * (average.sum(-1) > 0)[:, None, :]
+        back = back / back.sum(-1, keepdim=True).clamp(min=1e-6)
+        one = torch.eye(size, device=thick.device)
+        return torch.where(thick[:, None, None], back @ average, one)
