@@ -1,0 +1,190 @@
+"""Patches: volume -> voxels of the patches that are computed, and where those patches are.
+
+Patches are numbered over the patch grid in array order: index = (z * grid_y + y) * grid_x + x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headct.volume.volume import AIR_HU
+from headct.volume.window import Window
+
+TISSUE_ABOVE_HU = -500.0
+ZyxInt = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the encoder says about a batch of volumes.
+
+    Attributes:
+        cls: [b d] one vector per volume, after the final norm.
+        registers: [b r d].
+        patches: [b t d] after the final norm, in the order of `index`.
+        index: [b t] long, place of each patch in the patch grid.
+        centre_mm: [b t 3] centres (z, y, x) in mm from the centre of the volume.
+        grid_zyx: patches per axis.
+        blocks: patch features [b t d] after each of the last blocks, without the final norm,
+            where the caller asked for them.
+    """
+
+    cls: Tensor
+    registers: Tensor
+    patches: Tensor
+    index: Tensor
+    centre_mm: Tensor
+    grid_zyx: ZyxInt
+    blocks: tuple[Tensor, ...] = ()
+
+    def regions(self, n_zyx: ZyxInt = (3, 4, 3)) -> Tensor:
+        """Patch tokens averaged over a coarse grid of the field of view.
+
+        A region without tokens gets the mean over all tokens of its scan.
+
+        Returns:
+            [b r d], regions in array order.
+        """
+        cells = torch.stack(unravel(self.index, self.grid_zyx), dim=-1)  # [b t 3]
+        size = torch.tensor(self.grid_zyx, device=cells.device)
+        counts = torch.tensor(n_zyx, device=cells.device)
+        z, y, x = (cells * counts // size).unbind(-1)
+        region = (z * n_zyx[1] + y) * n_zyx[2] + x
+        member = F.one_hot(region, n_zyx[0] * n_zyx[1] * n_zyx[2]).to(self.patches.dtype)
+        n_members = member.sum(dim=1)[..., None]  # [b r 1]
+        sums = member.transpose(1, 2) @ self.patches
+        mean = self.patches.mean(dim=1, keepdim=True)
+        return torch.where(n_members > 0, sums / n_members.clamp(min=1), mean)
+
+
+def grid_shape(shape_zyx: Sequence[int], patch_zyx: ZyxInt) -> ZyxInt:
+    """Patches per axis; a part of a patch at the far end counts as one."""
+    z, y, x = (-(-n // p) for n, p in zip(shape_zyx, patch_zyx, strict=True))
+    return z, y, x
+
+
+def unravel(index: Tensor, grid_zyx: ZyxInt) -> tuple[Tensor, Tensor, Tensor]:
+    """Patch numbers -> their places along z, y and x."""
+    _, n_y, n_x = grid_zyx
+    return index // (n_y * n_x), index // n_x % n_y, index % n_x
+
+
+def gather_patches(
+    volume: Tensor, patch_zyx: ZyxInt, keep: Tensor | None = None, *, outside: float = AIR_HU
+) -> Tensor:
+    """The voxels of the kept patches; the others are not even copied.
+
+    Args:
+        volume: [b z y x] HU, or [b c z y x] channels.
+        patch_zyx: voxels per patch and axis.
+        keep: [b t] long, patch numbers; None keeps all.
+        outside: value for voxels beyond the volume, where a patch hangs over its far end.
+
+    Returns:
+        [b t v] for a volume without channels, else [b t c v]; v voxels in array order.
+    """
+    has_channels = volume.ndim == 5
+    volume = volume if has_channels else volume[:, None]
+    n = volume.shape[0]
+    grid = grid_shape(volume.shape[2:], patch_zyx)
+    blocks = _padded(volume, grid, patch_zyx, outside)
+    for axis, size in zip((2, 4, 6), patch_zyx, strict=True):
+        blocks = blocks.unflatten(axis, (-1, size))
+    blocks = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7)  # [b gz gy gx c pz py px], a view
+    if keep is None:
+        patches = blocks.flatten(1, 3)
+    else:
+        row = torch.arange(n, device=keep.device)[:, None]
+        patches = blocks[(row, *unravel(keep, grid))]
+    patches = patches.flatten(3)  # [b t c v]
+    return patches if has_channels else patches[:, :, 0]
+
+
+def _padded(volume: Tensor, grid: ZyxInt, patch: ZyxInt, outside: float) -> Tensor:
+    missing = [g * p - n for g, p, n in zip(grid, patch, volume.shape[2:], strict=True)]
+    if not any(missing):
+        return volume
+    z, y, x = missing
+    return F.pad(volume, (0, x, 0, y, 0, z), value=outside)
+
+
+def patch_centres_mm(
+    index: Tensor, shape_zyx: Sequence[int], patch_zyx: ZyxInt, spacing_mm_zyx: Tensor
+) -> Tensor:
+    """Centres of patches in mm from the centre of the volume.
+
+    Args:
+        index: [b t] patch numbers.
+        shape_zyx: voxels of the volume.
+        patch_zyx: voxels per patch.
+        spacing_mm_zyx: [3] or [b 3].
+
+    Returns:
+        [b t 3] float32 (z, y, x).
+    """
+    cells = torch.stack(unravel(index, grid_shape(shape_zyx, patch_zyx)), dim=-1).float()
+    patch = torch.tensor(patch_zyx, device=index.device, dtype=torch.float32)
+    middle = torch.tensor(tuple(shape_zyx), device=index.device, dtype=torch.float32) / 2
+    spacing = spacing_mm_zyx.to(index.device, torch.float32).expand(index.shape[0], 3)
+    return ((cells + 0.5) * patch - middle) * spacing[:, None]
+
+
+def to_channels(voxels_hu: Tensor, level_hu: Tensor, width_hu: Tensor) -> Tensor:
+    """Window channels of patches.
+
+    Args:
+        voxels_hu: [b t v] float.
+        level_hu: [c], or [b c] where each scan has windows of its own.
+        width_hu: as `level_hu`.
+
+    Returns:
+        [b t c v] in [-1, 1], saturated outside the window.
+    """
+    scale = (2.0 / width_hu).reshape(-1, 1, width_hu.shape[-1], 1)  # [b|1 1 c 1]
+    offset = -level_hu.reshape_as(scale) * scale
+    return torch.addcmul(offset, voxels_hu[:, :, None], scale).clamp_(-1.0, 1.0)
+
+
+def window_tensors(windows: Sequence[Window], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Levels [c] and widths [c] of windows, HU."""
+    level = torch.tensor([w.level_hu for w in windows], dtype=torch.float32, device=device)
+    width = torch.tensor([w.width_hu for w in windows], dtype=torch.float32, device=device)
+    return level, width
+
+
+def select_head_tokens(hu: Tensor, n_tokens: int, patch_zyx: ZyxInt) -> Tensor:
+    """The n most head-like patches of each scan, so that batches are rectangular.
+
+    Likeness is the share of tissue in the patch plus that of its 26 neighbours, less a little
+    for the distance from the head's centre of mass: air in sinuses is kept, the table goes.
+
+    Args:
+        hu: [b z y x], any number type.
+        n_tokens: patches to keep; all are kept where the grid has no more than that.
+        patch_zyx: voxels per patch.
+
+    Returns:
+        [b t] long, ascending; the same for the same scan in any batch.
+    """
+    tissue = gather_patches((hu > TISSUE_ABOVE_HU).float(), patch_zyx, outside=0.0).mean(dim=-1)
+    grid = grid_shape(hu.shape[1:], patch_zyx)
+    n_tokens = min(n_tokens, tissue.shape[1])
+    around = F.avg_pool3d(tissue.unflatten(1, grid)[:, None], 3, stride=1, padding=1)
+    likeness = tissue + around.flatten(1) - 0.1 * _distance_from_centre(tissue, grid)
+    order = likeness.argsort(dim=1, descending=True, stable=True)
+    return order[:, :n_tokens].sort(dim=1).values
+
+
+def _distance_from_centre(tissue: Tensor, grid: ZyxInt) -> Tensor:
+    """Distance of each patch from the centre of mass of its scan, as a share of the grid: [b g]."""
+    index = torch.arange(tissue.shape[1], device=tissue.device)
+    cells = torch.stack(unravel(index, grid), dim=-1).float()
+    cells = cells / torch.tensor(grid, device=tissue.device)
+    total = tissue.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    centre = (tissue / total) @ cells  # [b 3]
+    return (cells[None] - centre[:, None]).norm(dim=-1)
