@@ -1,0 +1,118 @@
+"""Parameter groups, and schedules as pure functions of the global step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from headct.config import Config
+
+Schedule = Callable[[int], dict[str, float]]
+"""Global step -> "lr" and "weight_decay", and whatever else changes with the step ("momentum")."""
+
+NEVER_DECAYED = ("token", "register", "cls", "gamma")
+"""Parts of the names of parameters that have no weight decay although they are matrices."""
+
+
+class OptimConfig(Config):
+    """AdamW and its schedules."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate at this recipe's batch."""
+    final_lr: float = Field(default=1e-6, ge=0)
+    """Learning rate at the last step."""
+    warmup_fraction: float = Field(default=0.08, ge=0, lt=1)
+    """Share of the steps over which the rate rises from 0."""
+    weight_decay: tuple[float, float] = (0.04, 0.2)
+    """At the first and at the last step, cosine between."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """(0.9, 0.99) beyond 50,000 steps."""
+    clip_norm: float = Field(default=3.0, gt=0)
+    """Largest global gradient norm; 1.0 with the coding-rate objective."""
+
+    def schedule(self, steps: int) -> Schedule:
+        """Learning rate, weight decay and teacher momentum of a run of so many steps."""
+        warmup = round(self.warmup_fraction * steps)
+
+        def at(step: int) -> dict[str, float]:
+            return {
+                "lr": warmup_cosine(step, self.lr, self.final_lr, warmup, steps),
+                "weight_decay": cosine(step, *self.weight_decay, steps),
+                "momentum": teacher_momentum(step, steps),
+            }
+
+        return at
+
+
+def cosine(step: int, start: float, end: float, steps: int) -> float:
+    """From `start` at step 0 to `end` at the last step, along half a cosine."""
+    progress = min(1.0, step / max(1, steps - 1))
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warmup_cosine(step: int, peak: float, final: float, warmup: int, steps: int) -> float:
+    """Linear from peak / warmup to peak over the warm-up, then cosine to `final`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return cosine(step - warmup, peak, final, steps - warmup)
+
+
+def teacher_momentum(step: int, steps: int) -> float:
+    """EMA coefficient, rising to 1 over all steps; at first it spans 2 % of the run.
+
+    Source:
+        m0 = 1 - 1 / (0.02 x steps) within [0.95, 0.9995], cosine by global step.
+    """
+    first = min(0.9995, max(0.95, 1 - 1 / (0.02 * steps)))
+    return cosine(step, first, 1.0, steps)
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]],
+    lr_scale: Callable[[str], float] = lambda _: 1.0,
+) -> list[dict[str, Any]]:
+    """AdamW groups by (learning-rate scale, decayed or not).
+
+    Weight decay leaves out biases, norms, LayerScale and tokens. Parameters that need no gradient
+    (a teacher, a frozen trunk) are left out altogether.
+
+    Args:
+        named: parameters with their names.
+        lr_scale: factor on the learning rate by parameter name (layer decay, a faster head).
+
+    Returns:
+        Groups with `names`, `lr_scale` and `decayed` beside `params`, for `set_schedule`.
+    """
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
+        decayed = parameter.ndim > 1 and not any(part in name for part in NEVER_DECAYED)
+        scale = lr_scale(name)
+        empty = {"params": [], "names": [], "lr_scale": scale, "decayed": decayed}
+        group = groups.setdefault((scale, decayed), empty)
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def make_optimizer(
+    module: nn.Module,
+    config: OptimConfig,
+    lr_scale: Callable[[str], float] = lambda _: 1.0,
+) -> torch.optim.AdamW:
+    """AdamW over a module's trainable parameters; the schedule sets rates and decay every step."""
+    groups = parameter_groups(module.named_parameters(), lr_scale)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=True)
+
+
+def set_schedule(optimizer: torch.optim.Optimizer, now: dict[str, float]) -> None:
+    """Put this step's learning rate and weight decay into every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = now["lr"] * group["lr_scale"]
+        group["weight_decay"] = now["weight_decay"] if group["decayed"] else 0.0

@@ -1,0 +1,159 @@
+"""The machine a run is on: device, precision, threads, ranks, seeds, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from types import FrameType
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from headct.errors import UsageError
+from headct.views.draws import generator
+
+Precision = Literal["auto", "bf16", "fp32"]
+RANK_TIMEOUT_S = 300
+"""Seconds after which a silent rank counts as dead and the others stop."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where one process computes.
+
+    Attributes:
+        device: of this rank.
+        dtype: of the matrix products; parameters, losses and norms stay float32.
+        rank: 0 .. world_size - 1; rank 0 writes.
+        world_size: processes that train together.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bf16 where chosen."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Make torch's random numbers of a step a function of (seed, step, rank).
+
+        No random state has to be saved for a run to go on exactly where it stopped.
+        """
+        state = generator(seed, "step", step, self.rank).integers(2**63, dtype=np.int64)
+        torch.manual_seed(int(state))
+
+    def distribute(self, module: nn.Module) -> nn.Module:
+        """The module, with gradients averaged over ranks where there are several."""
+        if self.world_size == 1:
+            return module
+        # the set of used parameters changes when a staged term sets in
+        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over ranks."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def start_runtime(precision: Precision = "auto", threads: int | None = None) -> Iterator[Runtime]:
+    """Take the device and join the other ranks where torchrun started several.
+
+    Args:
+        precision: auto is bf16 where the hardware multiplies it, else fp32.
+        threads: CPU threads of this process; None leaves torch's choice.
+
+    Raises:
+        UsageError: bf16 asked for on a GPU without it.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    runtime = Runtime(device, choose_dtype(precision, device), rank, world_size)
+    if world_size == 1:
+        yield runtime
+        return
+    timeout = timedelta(seconds=RANK_TIMEOUT_S)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    try:
+        yield runtime
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products for a precision on a device."""
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported()
+    else:
+        has_bf16 = bool(torch.cpu._is_avx512_bf16_supported())
+    if precision == "bf16" and device.type == "cuda" and not has_bf16:
+        raise UsageError("this GPU has no bf16", remedy="--set precision=fp32")
+    wanted = precision == "bf16" or (precision == "auto" and has_bf16)
+    return torch.bfloat16 if wanted else torch.float32
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop: Ctrl-C, SIGTERM or SIGUSR1 (Slurm, preemption).
+
+    The first signal lets the step end and a checkpoint be written; a second Ctrl-C stops at once.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self) -> bool:
+        """Whether to stop after this step."""
+        return self.requested
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Take the signals while the block runs; only the main thread can."""
+        before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,176 @@
+"""From a store to batches: a data order that is a pure function, and reading ahead in a thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headct.errors import StoreError, TrainingError
+from headct.views.draws import generator
+
+READ_AHEAD = 2
+"""Batches that are read while one is being trained on."""
+ALWAYS_TOLERATED = 3
+"""Unreadable scans that never stop a run, however small the store."""
+
+
+class ScanSource(Protocol):
+    """What a loader reads from; `Store` is one."""
+
+    scan_ids: list[str]
+
+    def __len__(self) -> int: ...
+
+    def read_hu(self, rows: Sequence[int]) -> NDArray[np.int16]:
+        """[n z y x]; raises StoreError where a scan cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ScanBatch:
+    """Scans of one step on one rank.
+
+    Attributes:
+        hu: [b z y x] int16.
+        rows: row of each scan in the store.
+        places: (epoch, position) of each scan in the data order.
+    """
+
+    hu: NDArray[np.int16]
+    rows: tuple[int, ...]
+    places: tuple[tuple[int, int], ...]
+
+
+class DataOrder:
+    """Which scan is where: every epoch is a new permutation of all rows.
+
+    Args:
+        n_scans: rows of the store.
+        seed: of the run.
+    """
+
+    def __init__(self, n_scans: int, seed: int) -> None:
+        self.n_scans, self.seed = n_scans, seed
+        self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
+
+    def place(self, index: int) -> tuple[int, int]:
+        """(epoch, position) of the index-th scan seen since the start of the run."""
+        return divmod(index, self.n_scans)
+
+    def row(self, epoch: int, position: int) -> int:
+        """Row of the store at a place."""
+        return int(self._permutation(epoch)[position])
+
+    def replacement(self, epoch: int, position: int, attempt: int) -> int:
+        """Row that stands in for an unreadable one; another for every attempt."""
+        rng = generator(self.seed, "replacement", epoch, position, attempt)
+        return int(rng.integers(self.n_scans))
+
+    def _draw_permutation(self, epoch: int) -> NDArray[np.int64]:
+        return generator(self.seed, "order", epoch).permutation(self.n_scans)
+
+
+class ScanLoader:
+    """Reads the batches of one rank; the batch of a step depends on nothing but the step.
+
+    Args:
+        source: the store.
+        batch: scans per micro-batch on this rank.
+        seed: of the run.
+        rank: of this process.
+        world_size: processes; each takes its share of the global batch.
+        accumulate: micro-batches per step.
+        max_unreadable_fraction: share of the store's scans above which the run stops.
+
+    Raises:
+        StoreError: the store is empty.
+    """
+
+    def __init__(
+        self,
+        source: ScanSource,
+        batch: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+        max_unreadable_fraction: float = 0.01,
+    ) -> None:
+        if len(source) == 0:
+            raise StoreError("the store holds no scans", remedy="ingest some first", code="empty")
+        self.source, self.batch, self.rank, self.world_size = source, batch, rank, world_size
+        self.accumulate = accumulate
+        self.order = DataOrder(len(source), seed)
+        self.max_unreadable = max(ALWAYS_TOLERATED, max_unreadable_fraction * len(source))
+        self.unreadable: set[int] = set()
+
+    @property
+    def scans_per_step(self) -> int:
+        """Global batch: scans of all ranks and micro-batches."""
+        return self.batch * self.world_size * self.accumulate
+
+    def read(self, step: int, micro: int = 0) -> ScanBatch:
+        """The micro-batch of a step.
+
+        An unreadable scan is counted and replaced by another real one.
+
+        Raises:
+            TrainingError: too many scans cannot be read.
+        """
+        first = ((step * self.accumulate + micro) * self.world_size + self.rank) * self.batch
+        places = tuple(self.order.place(first + i) for i in range(self.batch))
+        rows = [self.order.row(*place) for place in places]
+        try:
+            return ScanBatch(self.source.read_hu(rows), tuple(rows), places)
+        except StoreError:
+            read = [self._read_or_replace(*place) for place in places]
+            return ScanBatch(np.stack([hu for hu, _ in read]), tuple(r for _, r in read), places)
+
+    def _read_or_replace(self, epoch: int, position: int) -> tuple[NDArray[np.int16], int]:
+        row, attempt = self.order.row(epoch, position), 0
+        while True:
+            try:
+                return self.source.read_hu([row])[0], row
+            except StoreError as error:
+                self.unreadable.add(row)
+                if len(self.unreadable) > self.max_unreadable:
+                    raise TrainingError(
+                        f"{len(self.unreadable)} of {len(self.source)} scans cannot be read",
+                        remedy="run `headct store verify`, then mend the store",
+                        code="unreadable-scans",
+                    ) from error
+            row, attempt = self.order.replacement(epoch, position, attempt), attempt + 1
+
+    @contextmanager
+    def reading(self, first_step: int, last_step: int) -> Iterator[Iterator[ScanBatch]]:
+        """Micro-batches of the steps first..last - 1 in order, read ahead while they are used."""
+        wanted = (
+            (step, micro)
+            for step in range(first_step, last_step)
+            for micro in range(self.accumulate)
+        )
+        thread = ThreadPoolExecutor(1, "read-scans")
+        try:
+            yield self._ahead(thread, wanted)
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+    def _ahead(
+        self, thread: ThreadPoolExecutor, wanted: Iterator[tuple[int, int]]
+    ) -> Iterator[ScanBatch]:
+        pending: deque[Future[ScanBatch]] = deque()
+        for step, micro in wanted:
+            pending.append(thread.submit(self.read, step, micro))
+            if len(pending) > READ_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
