@@ -1,0 +1,185 @@
+"""Feature tables: one row per scan, a few named vectors, and the hashes of what made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from headct.atomic import replacing
+from headct.errors import MismatchError, UsageError
+from headct.progress import tracking
+from headct.store.store import Store
+
+IDS = ("scan_id", "patient_id", "study_id")
+HASHES = ("bundle_hash", "preprocessing_hash")
+ABOUT = b"headct"
+Vectors = dict[str, NDArray[np.float32]]
+"""Named vectors of n scans: name -> [n d]."""
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Vectors of n scans.
+
+    Attributes:
+        scan_id: names in the store, [n].
+        patient_id: [n].
+        study_id: [n].
+        vectors: `cls`, `mean`, `max` [n d], `region` [n cells*d] of an encoder; or a floor's own.
+        source: encoder, random-init, histogram or blocks.
+        bundle_hash: of the weights; empty where no network took part.
+        preprocessing_hash: of the canonical volumes.
+    """
+
+    scan_id: NDArray[np.object_]
+    patient_id: NDArray[np.object_]
+    study_id: NDArray[np.object_]
+    vectors: Vectors
+    source: str
+    bundle_hash: str
+    preprocessing_hash: str
+
+    def __len__(self) -> int:
+        return len(self.scan_id)
+
+    def of(self, scan_ids: Sequence[str]) -> FeatureTable:
+        """The rows of some scans, in the order given.
+
+        Raises:
+            MismatchError: scans that the table does not have.
+        """
+        row_of = {scan_id: row for row, scan_id in enumerate(self.scan_id)}
+        absent = [scan_id for scan_id in scan_ids if scan_id not in row_of]
+        if absent:
+            raise MismatchError(
+                f"the feature table lacks {len(absent)} of {len(scan_ids)} labelled scans",
+                remedy="run `headct embed` on the store that the labels are about",
+            )
+        rows = np.array([row_of[scan_id] for scan_id in scan_ids], dtype=np.int64)
+        ids = {name: getattr(self, name)[rows] for name in IDS}
+        return replace(self, vectors={k: v[rows] for k, v in self.vectors.items()}, **ids)
+
+
+def tabulate(
+    store: Store,
+    featurise: Callable[[NDArray[np.int16]], Vectors],
+    *,
+    source: str,
+    bundle_hash: str = "",
+    batch_scans: int = 16,
+) -> FeatureTable:
+    """Run a function over every scan of a store.
+
+    Args:
+        store: canonical volumes.
+        featurise: HU [b z y x] -> named vectors [b d].
+        source: what the function is, for the table.
+        bundle_hash: of the weights that it uses.
+        batch_scans: scans per call.
+    """
+    parts = list(_batches(store, featurise, batch_scans))
+    if not parts:
+        raise UsageError("the store has no scans", remedy="ingest some first")
+    ids = {name: np.array(store.manifest[name].to_pylist(), dtype=object) for name in IDS}
+    return FeatureTable(
+        **ids,
+        vectors={name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+        source=source,
+        bundle_hash=bundle_hash,
+        preprocessing_hash=store.preprocessing.hash,
+    )
+
+
+def _batches(
+    store: Store, featurise: Callable[[NDArray[np.int16]], Vectors], batch_scans: int
+) -> Iterator[Vectors]:
+    with tracking("embed", len(store)) as tracker:
+        for start in range(0, len(store), batch_scans):
+            rows = range(start, min(start + batch_scans, len(store)))
+            yield featurise(store.read_hu(rows))
+            tracker.advance(len(rows))
+
+
+def write_features(path: Path, table: FeatureTable) -> None:
+    """Write a feature table as Parquet: vectors as fixed-size lists, `region` in half precision."""
+    columns: dict[str, pa.Array] = {name: pa.array(getattr(table, name)) for name in IDS}
+    for name, values in table.vectors.items():
+        half = values.astype(np.float16 if name == "region" else np.float32)
+        flat = pa.array(np.ascontiguousarray(half).ravel())
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    for name in HASHES:
+        columns[name] = pa.array([getattr(table, name)] * len(table)).dictionary_encode()
+    about = {"source": table.source, "vectors": list(table.vectors)}
+    data = pa.table(columns).replace_schema_metadata({ABOUT: json.dumps(about).encode()})
+    with replacing(path) as aside:
+        pq.write_table(data, aside, compression="zstd")
+
+
+def read_features(path: Path) -> FeatureTable:
+    """Read a feature table.
+
+    A table from elsewhere (any Parquet with `scan_id` and fixed-size or equally long lists of
+    numbers) is taken too: that is how the embeddings of another encoder enter.
+
+    Raises:
+        UsageError: no such file, no Parquet, no vectors, vectors of unequal length, doubled scans.
+        MismatchError: rows that come from different weights or preprocessings.
+    """
+    try:
+        data = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UsageError(
+            f"{path.name!r} is not a feature table", remedy="make one with `headct embed`"
+        ) from error
+    if "scan_id" not in data.column_names:
+        raise UsageError("the feature table has no column scan_id", remedy="name the scans")
+    about = json.loads((data.schema.metadata or {}).get(ABOUT, b'{"source": "external"}'))
+    names = about.get("vectors") or [f.name for f in data.schema if _is_list(f.type)]
+    if not names:
+        raise UsageError("the feature table has no vectors", remedy="add a column of lists")
+    ids = {name: _texts(data, name) for name in IDS}
+    if len(set(ids["scan_id"])) < len(data):
+        raise UsageError("the feature table has a scan twice", remedy="keep one row per scan")
+    return FeatureTable(
+        **ids,
+        vectors={name: _matrix(data, name) for name in names},
+        source=about["source"],
+        bundle_hash=_only(data, "bundle_hash"),
+        preprocessing_hash=_only(data, "preprocessing_hash"),
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _texts(data: pa.Table, name: str) -> NDArray[np.object_]:
+    values = data[name].to_pylist() if name in data.column_names else [""] * len(data)
+    return np.array(values, dtype=object)
+
+
+def _only(data: pa.Table, name: str) -> str:
+    values = set(data[name].unique().to_pylist()) if name in data.column_names else {""}
+    if len(values) > 1:
+        raise MismatchError(
+            f"the feature table mixes {len(values)} values of {name}",
+            remedy="embed all scans with one bundle and one store",
+        )
+    return str(next(iter(values), ""))
+
+
+def _matrix(data: pa.Table, name: str) -> NDArray[np.float32]:
+    column = data[name].combine_chunks()
+    lengths = np.diff(column.offsets.to_numpy()) if pa.types.is_list(column.type) else []
+    if len(set(np.asarray(lengths).tolist())) > 1 or column.null_count:
+        raise UsageError(f"vectors of unequal length in {name}", remedy="give all the same length")
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(
+        len(data), -1
+    )

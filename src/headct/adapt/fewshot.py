@@ -1,0 +1,175 @@
+"""Few-shot: K scans with a finding and K without, drawn several times, nothing else looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from headct.adapt.features import FeatureTable
+from headct.adapt.logistic import fit_logistic
+from headct.adapt.predictions import to_predictions, write_predictions
+from headct.adapt.probe import method_name
+from headct.adapt.readout import fit_readout
+from headct.adapt.task import PREDICTIONS, TaskInfo, count_labels, replacing_folder, save_info
+from headct.config import Config
+from headct.errors import LabelError, UsageError
+from headct.progress import tracking
+from headct.run import write_run_record
+from headct.store.labels import Labels
+from headct.volume.preprocessing import Preprocessing
+
+SEED_SHOTS = 2
+FEWEST_DRAWS = 5
+
+
+class FewshotConfig(Config):
+    """How shots are drawn and fitted."""
+
+    shots: tuple[int, ...] = (5, 10, 20)
+    """K: positives, and as many negatives, per finding."""
+    n_draws: int = 5
+    """Draws per K; the mean and spread over them is reported."""
+    strength_c: float = 1e-3
+    """Inverse strength of the L2 term: fixed beforehand, as K scans cannot choose it."""
+
+
+def run_fewshot(
+    table: FeatureTable,
+    labels: Labels,
+    preprocessing: Preprocessing,
+    out: Path,
+    config: FewshotConfig,
+    *,
+    seed: int = 0,
+) -> TaskInfo:
+    """Fit K + K scans per finding, for each K and draw; score the test scans; write TASK.
+
+    Raises:
+        LabelError: K exceeds the patients with, or without, a finding in the split train.
+        UsageError: fewer than five draws.
+    """
+    if config.n_draws < FEWEST_DRAWS:
+        raise UsageError(
+            f"{config.n_draws} draws are too few to show a spread",
+            remedy=f"draw at least {FEWEST_DRAWS} times",
+        )
+    require_enough(labels.take(labels.positions("train")), max(config.shots))
+    features = table.of(labels.scan_id.tolist())
+    n_train, n_positive = count_labels(labels.take(labels.positions("train")))
+    info = TaskInfo(
+        kind="fewshot",
+        method=method_name("fewshot", table.source),
+        findings=labels.findings,
+        thresholds=dict.fromkeys(labels.findings),
+        threshold_specificity=1.0,
+        source=table.source,
+        vectors=tuple(table.vectors),
+        bundle_hash=table.bundle_hash,
+        preprocessing=preprocessing,
+        n_train=n_train,
+        n_positive=n_positive,
+        seed=seed,
+    )
+    predictions = _predict(features, labels, config, info)
+    with replacing_folder(out) as folder:
+        write_predictions(folder / PREDICTIONS, predictions)
+        write_run_record(folder, config, seed=seed, verb="fewshot")
+        save_info(folder, info)
+    return info
+
+
+def _predict(
+    features: FeatureTable, labels: Labels, config: FewshotConfig, info: TaskInfo
+) -> pa.Table:
+    test = labels.positions("test")
+    tables = []
+    with tracking("fewshot", len(config.shots) * config.n_draws, "draws") as tracker:
+        for k in config.shots:
+            for draw in range(config.n_draws):
+                columns = [
+                    _scores(
+                        features,
+                        labels,
+                        finding,
+                        draw_shots(labels, finding, k, draw, info.seed),
+                        config,
+                    )
+                    for finding in range(len(labels.findings))
+                ]
+                tables.append(
+                    to_predictions(
+                        labels.take(test),
+                        np.stack(columns, axis=1),
+                        method=info.method,
+                        seed=draw,
+                        k=k,
+                        n_train=[2 * k] * len(columns),
+                        bundle_hash=info.bundle_hash,
+                        preprocessing_hash=info.preprocessing.hash,
+                    )
+                )
+                tracker.advance()
+    return pa.concat_tables(tables)
+
+
+def _scores(
+    features: FeatureTable,
+    labels: Labels,
+    finding: int,
+    shots: NDArray[np.int64],
+    config: FewshotConfig,
+) -> NDArray[np.float64]:
+    """Scores of the test scans; means and components, too, are fitted on the shots alone."""
+    readout = fit_readout(features, shots)
+    x, x_test = (
+        readout.apply({name: values[rows] for name, values in features.vectors.items()})
+        for rows in (shots, labels.positions("test"))
+    )
+    y = labels.values[shots, finding : finding + 1]
+    return fit_logistic(x, y, np.array([config.strength_c])).scores(x_test)[:, 0, 0]
+
+
+def draw_shots(labels: Labels, finding: int, k: int, draw: int, seed: int) -> NDArray[np.int64]:
+    """Positions of K train scans with a finding and K without, all of different patients.
+
+    The same for every feature table, so that methods are compared on equal draws.
+    """
+    rng = np.random.default_rng([seed, SEED_SHOTS, finding, k, draw])
+    taken: set[str] = set()
+    shots: list[int] = []
+    for value in (1, 0):
+        wanted = len(shots) + k
+        train = np.flatnonzero((labels.split == "train") & (labels.values[:, finding] == value))
+        for position in rng.permutation(train):
+            if len(shots) == wanted:
+                break
+            if labels.patient_id[position] not in taken:
+                taken.add(labels.patient_id[position])
+                shots.append(int(position))
+        if len(shots) < wanted:
+            raise _too_few(labels.findings[finding], k)
+    return np.array(shots)
+
+
+def require_enough(labels: Labels, k: int) -> None:
+    """Raise LabelError where K exceeds the patients with, or without, a finding."""
+    poor = []
+    for name, column in zip(labels.findings, labels.values.T, strict=True):
+        patients = [len(set(labels.patient_id[column == value])) for value in (1, 0)]
+        if min(patients) < k:
+            poor.append(f"{name} ({patients[0]} with, {patients[1]} without)")
+    if poor:
+        raise LabelError(
+            f"K = {k} exceeds the train patients of {', '.join(poor)}",
+            remedy="lower --shots, label more scans, or leave these out with --findings",
+        )
+
+
+def _too_few(finding: str, k: int) -> LabelError:
+    return LabelError(
+        f"K = {k} exceeds the train patients of {finding}, each counted once",
+        remedy="lower --shots, or leave the finding out with --findings",
+    )

@@ -1,0 +1,184 @@
+"""Probe: logistic regression on a feature table, one per finding, strength by cross-validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headct.adapt.features import FeatureTable
+from headct.adapt.logistic import Logistic, cross_validated_loss, draw_folds, fit_logistic
+from headct.adapt.predictions import to_predictions, write_predictions
+from headct.adapt.readout import Readout, fit_readout
+from headct.adapt.task import (
+    PREDICTIONS,
+    TaskInfo,
+    choose_thresholds,
+    count_labels,
+    replacing_folder,
+    save_head,
+    save_info,
+)
+from headct.config import Config
+from headct.errors import LabelError
+from headct.run import write_run_record
+from headct.store.labels import Labels
+from headct.volume.preprocessing import Preprocessing
+
+SEED_TRAIN_DRAW = 1
+
+
+class ProbeConfig(Config):
+    """How the probe is fitted."""
+
+    strengths_c: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    """Inverse strengths of the L2 term that cross-validation chooses from."""
+    n_folds: int = 5
+    """Folds of the inner cross-validation; patients stay whole."""
+    threshold_specificity: float = 0.9
+    """Specificity on the tune scans that fixes the decision thresholds."""
+
+
+def run_probe(
+    table: FeatureTable,
+    labels: Labels,
+    preprocessing: Preprocessing,
+    out: Path,
+    config: ProbeConfig,
+    *,
+    n_labels: int | None = None,
+    seed: int = 0,
+) -> TaskInfo:
+    """Fit a probe on the train scans, fix thresholds on tune, score tune and test once; write TASK.
+
+    Args:
+        table: features of at least the labelled scans.
+        labels: of the store that the features were made from.
+        preprocessing: of that store.
+        out: the task folder; a task that is there is replaced at the end.
+        config: how.
+        n_labels: use only this many train scans, drawn by patient.
+        seed: of the draw and of the folds.
+
+    Raises:
+        LabelError: a finding has too few scans with or without it to be learnt.
+        MismatchError: features of other scans.
+    """
+    train = draw_train(labels, n_labels, seed)
+    fitted = labels.take(train)
+    require_trainable(fitted)
+    features = table.of(labels.scan_id.tolist())
+    readout = fit_readout(features, train)
+    x = readout.apply(features.vectors)
+    head, chosen = fit_head(x[train], fitted, config, seed)
+    scores = head.scores(x)
+    tune = labels.positions("tune")
+    n_train, n_positive = count_labels(fitted)
+    info = TaskInfo(
+        kind="probe",
+        method=method_name("probe", table.source),
+        findings=labels.findings,
+        thresholds=choose_thresholds(labels.take(tune), scores[tune], config.threshold_specificity),
+        threshold_specificity=config.threshold_specificity,
+        source=table.source,
+        vectors=readout.vectors,
+        bundle_hash=table.bundle_hash,
+        preprocessing=preprocessing,
+        n_train=n_train,
+        n_positive=n_positive,
+        seed=seed,
+        regularisation_c=dict(zip(labels.findings, chosen, strict=True)),
+    )
+    with replacing_folder(out) as folder:
+        _write(folder, info, labels, scores, readout, head)
+        write_run_record(folder, config, seed=seed, verb="probe")
+        save_info(folder, info)
+    return info
+
+
+def _write(
+    folder: Path,
+    info: TaskInfo,
+    labels: Labels,
+    scores: NDArray[np.float64],
+    readout: Readout,
+    head: Logistic,
+) -> None:
+    save_head(folder, readout, head)
+    shown = np.flatnonzero(labels.split != "train")
+    predictions = to_predictions(
+        labels.take(shown),
+        scores[shown],
+        method=info.method,
+        seed=info.seed,
+        n_train=list(info.n_train.values()),
+        bundle_hash=info.bundle_hash,
+        preprocessing_hash=info.preprocessing.hash,
+    )
+    write_predictions(folder / PREDICTIONS, predictions)
+
+
+def fit_head(
+    x: NDArray[np.float64], labels: Labels, config: ProbeConfig, seed: int
+) -> tuple[Logistic, list[float]]:
+    """Weights [f d] and biases [f] with the strength that lost least on held-out patients.
+
+    Args:
+        x: standardised features of the train scans, [n d].
+        labels: of the same scans.
+        config: strengths and folds.
+        seed: of the folds.
+
+    Returns:
+        The head, and the chosen strength of each finding.
+    """
+    strengths = np.asarray(config.strengths_c)
+    fold = draw_folds(labels.patient_id, labels.values, config.n_folds, seed)
+    best = cross_validated_loss(x, labels.values, strengths, fold).argmin(0)
+    fits = fit_logistic(x, labels.values, strengths)
+    finding = np.arange(len(best))
+    head = Logistic(fits.weight[best, finding], fits.bias[best, finding])
+    return head, strengths[best].tolist()
+
+
+def draw_train(labels: Labels, n_labels: int | None, seed: int) -> NDArray[np.int64]:
+    """Positions of the train scans to learn from, whole patients first come first served.
+
+    Raises:
+        LabelError: no train scans, or fewer than asked for.
+    """
+    train = labels.positions("train")
+    if n_labels is None:
+        if not len(train):
+            raise LabelError("no scan is in the split train", remedy="check the column split")
+        return train
+    if not 0 < n_labels <= len(train):
+        raise LabelError(
+            f"{n_labels} labelled scans asked for, the split train has {len(train)}",
+            remedy=f"ask for 1 to {len(train)}",
+        )
+    names, patient = np.unique(labels.patient_id[train].astype(str), return_inverse=True)
+    rank = np.random.default_rng([seed, SEED_TRAIN_DRAW]).permutation(len(names))
+    order = np.lexsort((labels.scan_id[train].astype(str), rank[patient]))
+    return np.sort(train[order[:n_labels]])
+
+
+def require_trainable(labels: Labels, at_least: int = 2) -> None:
+    """Raise LabelError where a finding has fewer than two train scans with it, or without it."""
+    counts = [((column == 1).sum(), (column == 0).sum()) for column in labels.values.T]
+    poor = [
+        f"{name} ({present} with, {absent} without)"
+        for name, (present, absent) in zip(labels.findings, counts, strict=True)
+        if min(present, absent) < at_least
+    ]
+    if poor:
+        raise LabelError(
+            f"too few train scans to learn {', '.join(poor)}",
+            remedy="label more scans, or leave these out with --findings",
+        )
+
+
+def method_name(verb: str, source: str) -> str:
+    """Name of a method in tables and plots: `probe`, `probe-histogram`, ..."""
+    return verb if source == "encoder" else f"{verb}-{source}"

@@ -1,0 +1,184 @@
+"""TASK/: a head for some findings, what it was fitted on, and its predictions.
+
+TASK/  task.json            findings, thresholds, hashes of encoder and preprocessing
+       head.safetensors     readout and weights (absent in few-shot: many heads, none to use)
+       predictions.parquet  scores of the tune and test scans
+       bundle/              the encoder, where it was trained for the task
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from headct.adapt.features import Vectors
+from headct.adapt.logistic import Logistic
+from headct.adapt.readout import Arrays, Readout
+from headct.atomic import flush_folder, write_json
+from headct.config import Config
+from headct.errors import CheckpointError, MismatchError, UsageError
+from headct.store.label_table import UNKNOWN
+from headct.store.labels import Labels
+from headct.volume.preprocessing import Preprocessing
+
+TASK_JSON = "task.json"
+HEAD = "head.safetensors"
+PREDICTIONS = "predictions.parquet"
+BUNDLE = "bundle"
+FORMAT_VERSION = 1
+
+
+class TaskInfo(Config):
+    """What task.json says."""
+
+    format_version: int = FORMAT_VERSION
+    kind: Literal["probe", "fewshot", "finetune", "scratch-vit", "scratch-cnn3d"]
+    method: str
+    """Name in tables and plots."""
+    findings: tuple[str, ...]
+    thresholds: dict[str, float | None]
+    """Score from which a finding is called; None where the tune split could not say."""
+    threshold_specificity: float
+    """Share of the tune scans without the finding that score below its threshold."""
+    source: str
+    """Where the features come from: encoder, random-init, histogram, blocks or external."""
+    vectors: tuple[str, ...] = ()
+    """Vectors that the readout of a probe joins."""
+    bundle_hash: str
+    """Of the encoder that the task starts from; empty where there is none."""
+    preprocessing: Preprocessing
+    n_train: dict[str, int]
+    """Labelled training scans per finding."""
+    n_positive: dict[str, int]
+    """Of these, scans with the finding."""
+    seed: int
+    regularisation_c: dict[str, float] = Field(default={})
+    """Inverse strength that cross-validation chose, per finding."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A loaded task."""
+
+    info: TaskInfo
+    folder: Path
+    arrays: Arrays
+
+    def score_vectors(self, vectors: Vectors) -> NDArray[np.float64]:
+        """Scores in [0, 1] of a probe: named vectors [n d] -> [n f].
+
+        Raises:
+            MismatchError: the task is no probe, or the vectors are of another kind.
+        """
+        if self.info.kind != "probe":
+            raise MismatchError(
+                f"a {self.info.kind} task does not read features", remedy="score volumes with it"
+            )
+        fitted = {k.removeprefix("readout."): v for k, v in self.arrays.items() if "readout." in k}
+        weight, bias = (self.arrays[name].astype(np.float64) for name in ("weight", "bias"))
+        head = Logistic(weight, bias)
+        return head.scores(Readout(self.info.vectors, fitted).apply(vectors))
+
+
+def save_head(folder: Path, readout: Readout, head: Logistic) -> None:
+    """Write the head of a probe: float32 readout and float32 weights."""
+    arrays = {f"readout.{name}": np.float32(values) for name, values in readout.arrays.items()}
+    arrays |= {"weight": np.float32(head.weight), "bias": np.float32(head.bias)}
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / HEAD)
+
+
+def save_info(folder: Path, info: TaskInfo) -> None:
+    """Write task.json; a folder with it is a whole task, so it comes last."""
+    write_json(
+        folder / TASK_JSON, info.model_dump(mode="json", exclude={"preprocessing": {"hash"}})
+    )
+
+
+def load_task(folder: Path) -> Task:
+    """Read a task.
+
+    Raises:
+        CheckpointError: no task there, damaged, or of another format version.
+    """
+    try:
+        values = json.loads((folder / TASK_JSON).read_text(encoding="utf-8"))
+        info = TaskInfo.model_validate(values)
+        arrays = load_file(folder / HEAD) if (folder / HEAD).exists() else {}
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder.name!r} is not a task: it has no {TASK_JSON}",
+            remedy="make one with `headct probe`, `fewshot` or `finetune`",
+        ) from error
+    except (ValidationError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the task {folder.name!r} is damaged or of another version", remedy="make it again"
+        ) from error
+    return Task(info, folder, arrays)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its name at the end; nothing half-made is left.
+
+    Raises:
+        UsageError: something other than a task is in the way.
+    """
+    if folder.exists() and not is_replaceable(folder):
+        raise UsageError(f"{folder.name!r} exists and is not a task", remedy="give another --out")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    old = aside.with_suffix(".old")
+    aside.mkdir()
+    try:
+        yield aside
+        if folder.exists():
+            folder.rename(old)
+        aside.rename(folder)
+        flush_folder(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def is_replaceable(folder: Path) -> bool:
+    """Whether a folder is a task or empty, so that a new task may take its place."""
+    return folder.is_dir() and ((folder / TASK_JSON).is_file() or not any(folder.iterdir()))
+
+
+def choose_thresholds(
+    labels: Labels, scores: NDArray[np.float64], specificity: float
+) -> dict[str, float | None]:
+    """The lowest threshold of each finding that reaches a specificity on these (tune) scans.
+
+    A score at or above the threshold is called; None where no scan without the finding is known.
+    """
+    thresholds: dict[str, float | None] = {}
+    for column, name in enumerate(labels.findings):
+        absent = np.sort(scores[labels.values[:, column] == 0, column])
+        if not len(absent):
+            thresholds[name] = None
+            continue
+        at = absent[min(int(np.ceil(specificity * len(absent))), len(absent)) - 1]
+        thresholds[name] = float(np.nextafter(at, np.inf))
+    return thresholds
+
+
+def count_labels(labels: Labels) -> tuple[dict[str, int], dict[str, int]]:
+    """Scans with a known label, and scans with the finding, per finding."""
+    known = (labels.values != UNKNOWN).sum(0).tolist()
+    positive = (labels.values == 1).sum(0).tolist()
+    return dict(zip(labels.findings, known, strict=True)), dict(
+        zip(labels.findings, positive, strict=True)
+    )
