@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from headct.errors import Refusal
+
 
 class Status(StrEnum):
     """The four states that an input can end in; seen = the sum of all four, always."""
@@ -130,3 +132,8 @@ class Reason(StrEnum):
     METAL = "metal", Status.FLAGGED, "Much metal in the image."
     CRITERIA = "criteria", Status.REFUSED, "The written criteria leave this series out."
     TWIN = "twin", Status.SKIPPED, "Another reconstruction of a scan that was taken."
+
+
+def reason_of(refusal: Refusal) -> Reason:
+    """The reason behind a Refusal that this package or `volume` raised."""
+    return Reason.__members__[refusal.code.upper().replace("-", "_")]

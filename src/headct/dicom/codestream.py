@@ -1,0 +1,159 @@
+"""Compressed frames: fragments of the file -> one codestream -> stored values.
+
+The size that a codestream claims is compared with the header before anything is decoded, so that
+a small file cannot ask for much memory, and its end is checked, since decoders fill what is
+missing with plausible pixels.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headct.dicom.elements import ITEM, SEQUENCE_END
+from headct.dicom.header import Header
+from headct.dicom.reasons import Reason
+from headct.errors import Refusal
+
+RLE = "1.2.840.10008.1.2.5"
+JPEG_START, J2K_START = b"\xff\xd8", b"\xff\x4f"
+END_MARKER = b"\xff\xd9"
+SIZ_MARKER = b"\xff\x51"
+FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+MAX_FRAGMENTS = 100_000
+
+
+def decode_frame(header: Header) -> NDArray[Any]:
+    """One compressed frame -> stored values, [rows columns], int16 or uint16.
+
+    Raises:
+        Refusal: truncated, damaged, or of another size or depth than the header says.
+    """
+    codestream = _read_codestream(header)
+    _require_whole(codestream, header)
+    try:
+        values = _decode(codestream, header)
+    except MemoryError:
+        raise
+    except Exception:
+        # decoders raise anything, and quote values
+        raise Refusal("the compressed pixels do not decode", code=Reason.UNREADABLE) from None
+    if values.shape != (header.rows, header.columns) or values.dtype.itemsize != 2:
+        raise _other_size()
+    return values
+
+
+def fragments(handle: BinaryIO, position: int, size: int) -> list[tuple[int, int]]:
+    """Offset and length of each fragment of encapsulated pixels; the offset table comes first.
+
+    Raises:
+        Refusal: the fragments do not end inside the file.
+    """
+    found: list[tuple[int, int]] = []
+    while len(found) <= MAX_FRAGMENTS:
+        handle.seek(position)
+        head = handle.read(8)
+        if len(head) < 8:
+            break
+        group, element, length = struct.unpack("<HHI", head)
+        tag = group << 16 | element
+        if tag == SEQUENCE_END:
+            return found
+        if tag != ITEM:
+            raise Refusal("fragments of pixels are damaged", code=Reason.UNREADABLE)
+        if position + 8 + length > size:
+            break
+        found.append((position + 8, length))
+        position += 8 + length
+    raise Refusal("a file ends inside its compressed pixels", code=Reason.TRUNCATED)
+
+
+def _read_codestream(header: Header) -> bytes:
+    offset = header.pixel_offset or 0
+    with header.path.open("rb") as handle:
+        if header.pixel_length is not None:
+            parts = [(offset, header.pixel_length)]
+        else:
+            parts = fragments(handle, offset, header.data_bytes)[1:]
+        pieces = []
+        for position, length in parts:
+            handle.seek(position)
+            pieces.append(handle.read(length))
+    return b"".join(pieces)
+
+
+def _require_whole(codestream: bytes, header: Header) -> None:
+    if header.syntax == RLE:
+        return
+    claimed = _claimed_size(codestream)
+    if claimed is None:
+        raise Refusal("the compressed pixels have no readable head", code=Reason.UNREADABLE)
+    if claimed != (header.rows, header.columns, 1):
+        raise _other_size()
+    if END_MARKER not in codestream[-16:]:
+        raise Refusal("the compressed pixels end early", code=Reason.TRUNCATED)
+
+
+def _other_size() -> Refusal:
+    return Refusal(
+        "compressed pixels have another size or depth than the header says",
+        code=Reason.BAD_PIXEL_FORMAT,
+    )
+
+
+def _claimed_size(codestream: bytes) -> tuple[int, int, int] | None:
+    """Rows, columns, samples that a JPEG, JPEG-LS or JPEG 2000 codestream says it has."""
+    try:
+        if codestream[:2] == JPEG_START:
+            return _jpeg_size(codestream)
+        start = codestream.find(J2K_START + SIZ_MARKER, 0, 4096)
+        if start < 0:
+            return None
+        right, bottom, left, top = struct.unpack_from(">IIII", codestream, start + 8)
+        (samples,) = struct.unpack_from(">H", codestream, start + 40)
+        return bottom - top, right - left, samples
+    except struct.error:
+        return None
+
+
+def _jpeg_size(codestream: bytes) -> tuple[int, int, int] | None:
+    position = 2
+    while position + 9 < len(codestream):
+        mark, kind, length = struct.unpack_from(">BBH", codestream, position)
+        if mark != 0xFF:
+            return None
+        if kind == 0xFF:
+            position += 1
+        elif kind in FRAME_MARKERS:
+            rows, columns, samples = struct.unpack_from(">HHB", codestream, position + 5)
+            return rows, columns, samples
+        else:
+            position += 2 + length
+    return None
+
+
+def _decode(codestream: bytes, header: Header) -> NDArray[Any]:
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import get_decoder
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        values, _ = get_decoder(header.syntax).as_array(
+            encapsulate([codestream]),
+            index=0,
+            raw=True,
+            rows=header.rows,
+            columns=header.columns,
+            number_of_frames=1,
+            samples_per_pixel=1,
+            photometric_interpretation=header.photometric,
+            bits_allocated=header.bits_allocated,
+            bits_stored=header.bits_stored,
+            pixel_representation=int(header.signed),
+            pixel_keyword="PixelData",
+        )
+    return np.asarray(values)

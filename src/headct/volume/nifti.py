@@ -1,0 +1,175 @@
+"""NIfTI files -> volumes with their true affine, and volumes -> NIfTI files."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from headct.atomic import replacing
+from headct.dicom.reasons import Reason
+from headct.errors import Refusal
+from headct.volume.volume import AIR_HU, Volume, affine_from_nifti
+
+MAX_SIDE = 4096
+MAX_VOXELS = 1 << 29
+MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 25.0
+FRAMES_AGREE_MM = 1.0
+MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+AIR_BELOW_HU = -500
+"""A CT in HU holds air; values that never go below this are not HU."""
+
+Array = NDArray[np.float64]
+
+
+def read_nifti(path: Path) -> Volume:
+    """A NIfTI file in HU on its own grid, whatever its axis order.
+
+    Where sform and qform both say something else, sform holds and the volume is flagged; where
+    neither is set, the axes are taken as right, anterior, superior (the standard's method 1), and
+    the volume is flagged, since left and right are then a guess.
+
+    Raises:
+        Refusal: damaged, truncated, too large, not one 3D volume, not HU, or no usable affine.
+
+    Source:
+        NIfTI-1 standard, "3D image (volume) orientation and location in space".
+    """
+    image = _open(path)
+    shape = _checked_shape(image.header)
+    affine, flags = _affine(image.header)
+    values = _hu(_read_values(image, shape))
+    step = {"step": "read", "format": "nifti", "shape_zyx": list(values.shape[::-1])}
+    return Volume(values.T, affine_from_nifti(affine), (step,), tuple(flags))
+
+
+def write_nifti(path: Path, volume: Volume) -> None:
+    """Write a volume as `.nii` or `.nii.gz`, its affine as sform; whole or not at all."""
+    image = nib.Nifti1Image(volume.hu.T, None)
+    image.header.set_xyzt_units("mm")
+    # a qform cannot hold the shear of a tilted gantry, so that only the sform is set
+    image.set_sform(volume.affine_nifti, code=1)
+    image.set_qform(None, code=0)
+    image.header["pixdim"][1:4] = volume.spacing_mm_zyx[::-1]
+    data = image.to_bytes()
+    if path.name.lower().endswith(".gz"):
+        data = gzip.compress(data, compresslevel=4, mtime=0)
+    with replacing(path) as aside:
+        aside.write_bytes(data)
+
+
+def _open(path: Path) -> Any:
+    try:
+        image = nib.load(path, mmap=False)
+    except FileNotFoundError:
+        raise Refusal("the file is not there", code=Reason.NO_SERIES) from None
+    except PermissionError:
+        raise Refusal("the file may not be read", code=Reason.NO_PERMISSION) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise Refusal("the file ends inside its header", code=Reason.TRUNCATED) from None
+    except Exception:
+        # nibabel raises anything, and quotes what it read
+        code = Reason.EMPTY_FILE if path.stat().st_size == 0 else Reason.UNREADABLE
+        raise Refusal("the NIfTI header cannot be read", code=code) from None
+    if not isinstance(image, nib.Nifti1Image):
+        raise Refusal("named like NIfTI, but of another format", code=Reason.UNREADABLE)
+    return image
+
+
+def _checked_shape(header: Any) -> tuple[int, int, int]:
+    """The three sizes, from the header alone: nothing is allocated for an absurd one."""
+    sizes = [int(n) for n in header.get_data_shape()]
+    if len(sizes) < 3 or any(n != 1 for n in sizes[3:]):
+        raise Refusal(f"{len(sizes)} axes, not three", code=Reason.NOT_3D)
+    x, y, z = sizes[:3]
+    if min(x, y, z) < 1:
+        raise Refusal("an axis without voxels", code=Reason.NOT_3D)
+    if max(x, y, z) > MAX_SIDE or math.prod((x, y, z)) > MAX_VOXELS:
+        raise Refusal(f"{x} x {y} x {z} voxels", code=Reason.TOO_LARGE)
+    kind = header.get_data_dtype()
+    if kind.fields is not None:
+        raise Refusal("colour voxels", code=Reason.COLOUR)
+    if kind.kind not in "iuf":
+        raise Refusal("voxels that are not real numbers", code=Reason.NOT_HU)
+    if kind.itemsize == 1:
+        raise Refusal("8-bit voxels cannot hold CT numbers", code=Reason.NOT_HU)
+    if min(x, y, z) < 2:
+        raise Refusal("one slice is no volume", code=Reason.SINGLE_SLICE)
+    return x, y, z
+
+
+def _affine(header: Any) -> tuple[Array, list[str]]:
+    """(x, y, z) index -> RAS mm, and flags."""
+    flags: list[str] = []
+    sform = header.get_sform() if header["sform_code"] > 0 else None
+    qform = _qform(header) if header["qform_code"] > 0 else None
+    if sform is not None and qform is not None and not _agree(sform, qform, header):
+        flags.append(Reason.FRAME_CONFLICT)
+    affine = sform if sform is not None else qform
+    if affine is None and header["qform_code"] > 0:
+        raise Refusal("the qform is no rotation", code=Reason.BAD_GEOMETRY)
+    if affine is None:
+        flags.append(Reason.NO_FRAME)
+        affine = np.diag([*header.get_zooms()[:3], 1.0]).astype(np.float64)
+    affine = np.asarray(affine, np.float64).copy()
+    affine[:3] *= MM_PER_UNIT[header.get_xyzt_units()[0]]
+    _require_usable(affine)
+    return affine, flags
+
+
+def _qform(header: Any) -> Array | None:
+    try:
+        return np.asarray(header.get_qform(), np.float64)
+    except (ValueError, HeaderDataError):
+        return None
+
+
+def _agree(a: Array, b: Array, header: Any) -> bool:
+    """Every corner of the volume is at the same place."""
+    n = np.array(header.get_data_shape()[:3]) - 1
+    corners = np.array([[*(n * np.array(c)), 1] for c in np.ndindex(2, 2, 2)])
+    return bool(np.abs(corners @ (a - b).T).max() <= FRAMES_AGREE_MM)
+
+
+def _require_usable(affine: Array) -> None:
+    if not np.isfinite(affine).all():
+        raise Refusal("the affine is not finite", code=Reason.BAD_GEOMETRY)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (spacing > 0).all() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.1:
+        raise Refusal("the affine cannot be inverted", code=Reason.SINGULAR_AFFINE)
+    if spacing.min() < MIN_SPACING_MM or spacing.max() > MAX_SPACING_MM:
+        raise Refusal("voxels of an absurd size", code=Reason.BAD_GEOMETRY)
+
+
+def _read_values(image: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
+    """Scaled values [x y z]; int16 where the file holds integers without a scale."""
+    slope, inter = image.dataobj.slope, image.dataobj.inter
+    plain = (slope, inter) == (1.0, 0.0) and image.get_data_dtype().kind in "iu"
+    try:
+        raw = image.dataobj.get_unscaled() if plain else image.dataobj.get_scaled(np.float32)
+    except (EOFError, OSError, ValueError, zlib.error, struct.error):
+        raise Refusal("the file ends inside its voxels", code=Reason.TRUNCATED) from None
+    return np.asarray(raw).reshape(shape, order="A")
+
+
+def _hu(values: NDArray[Any]) -> NDArray[Any]:
+    """Checked HU, int16; below air becomes air."""
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise Refusal("the values hold NaN or infinity", code=Reason.NOT_FINITE)
+    if low == high:
+        raise Refusal("all values are the same", code=Reason.CONSTANT_IMAGE)
+    if low > AIR_BELOW_HU:
+        message = f"values from {low:.4g} to {high:.4g}: no air, so not HU"
+        raise Refusal(message, code=Reason.NOT_HU)
+    if values.dtype.kind == "f":
+        np.rint(values, out=values)
+    return values.clip(AIR_HU, 32767).astype(np.int16, copy=False)
