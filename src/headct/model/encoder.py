@@ -24,7 +24,7 @@ from headct.model.tokens import (
 from headct.volume.window import WINDOWS, Window
 
 PLAIN_ATTENTION_BELOW_TOKENS = 1700
-"""In bf16 on a CPU, plain products beat the fused kernel below this; docs/explanation/encoder.md."""
+"""In bf16 on a CPU, plain products beat the fused kernel below this (docs/explanation/encoder)."""
 
 
 class EncoderConfig(Config):
@@ -114,7 +114,7 @@ class Attention(nn.Module):
 
     def queries_keys_values(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each [b h t e]; queries and keys are rotated."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [b t 3 h e]
+        qkv = torch.unflatten(self.qkv(x), -1, (3, self.heads, -1))  # [b t 3 h e]
         q, k = rotate(qkv[:, :, :2], rotation).permute(2, 0, 3, 1, 4)
         return q, k, qkv[:, :, 2].transpose(1, 2)
 
@@ -129,7 +129,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k' / sqrt(e)): [b h t t]; the softmax sums in float32 in every dtype."""
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
+    scale = q.shape[-1] ** -0.5
+    return torch.softmax((q * scale) @ k.transpose(-2, -1), dim=-1)
 
 
 class Mlp(nn.Module):

@@ -26,7 +26,7 @@ def rope_periods_mm(n_pairs: int, shortest_mm: float, longest_mm: float) -> Tens
         longest_mm: period of the slowest pair, mm.
 
     Returns:
-        [n_pairs, 3] float32, mm per turn along z, y, x; infinite where an axis does not turn a pair.
+        [n_pairs, 3] float32, mm per turn along z, y, x; infinite where an axis turns no pair.
     """
     per_axis = n_pairs // AXES
     exponent = torch.linspace(0.0, 1.0, per_axis, dtype=torch.float64)
@@ -60,7 +60,7 @@ def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
         vectors: [... e], e even; queries or keys.
         rotation: [... e/2] complex64, broadcast against `vectors`.
     """
-    pairs = torch.view_as_complex(vectors.float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(torch.unflatten(vectors.float(), -1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(vectors.dtype)
 
 

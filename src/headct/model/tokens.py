@@ -94,7 +94,7 @@ def gather_patches(
     grid = grid_shape(volume.shape[2:], patch_zyx)
     blocks = _padded(volume, grid, patch_zyx, outside)
     for axis, size in zip((2, 4, 6), patch_zyx, strict=True):
-        blocks = blocks.unflatten(axis, (-1, size))
+        blocks = torch.unflatten(blocks, axis, (-1, size))
     blocks = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7)  # [b gz gy gx c pz py px], a view
     if keep is None:
         patches = blocks.flatten(1, 3)
@@ -174,10 +174,11 @@ def select_head_tokens(hu: Tensor, n_tokens: int, patch_zyx: ZyxInt) -> Tensor:
     tissue = gather_patches((hu > TISSUE_ABOVE_HU).float(), patch_zyx, outside=0.0).mean(dim=-1)
     grid = grid_shape(hu.shape[1:], patch_zyx)
     n_tokens = min(n_tokens, tissue.shape[1])
-    around = F.avg_pool3d(tissue.unflatten(1, grid)[:, None], 3, stride=1, padding=1)
+    around = F.avg_pool3d(torch.unflatten(tissue, 1, grid)[:, None], 3, stride=1, padding=1)
     likeness = tissue + around.flatten(1) - 0.1 * _distance_from_centre(tissue, grid)
     order = likeness.argsort(dim=1, descending=True, stable=True)
-    return order[:, :n_tokens].sort(dim=1).values
+    kept: Tensor = order[:, :n_tokens].sort(dim=1).values
+    return kept
 
 
 def _distance_from_centre(tissue: Tensor, grid: ZyxInt) -> Tensor:
@@ -187,4 +188,4 @@ def _distance_from_centre(tissue: Tensor, grid: ZyxInt) -> Tensor:
     cells = cells / torch.tensor(grid, device=tissue.device)
     total = tissue.sum(dim=1, keepdim=True).clamp(min=1e-6)
     centre = (tissue / total) @ cells  # [b 3]
-    return (cells[None] - centre[:, None]).norm(dim=-1)
+    return torch.linalg.vector_norm(cells[None] - centre[:, None], dim=-1)

@@ -1,0 +1,203 @@
+"""Using an encoder: HU, channels, a file, a volume or a whole store -> tokens and embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headct.errors import MismatchError
+from headct.model.encoder import ViT3D
+from headct.model.tokens import Tokens, select_head_tokens
+from headct.progress import track
+from headct.volume.preprocessing import Preprocessing
+from headct.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from headct.store.store import Store
+
+SCANS_AT_ONCE_ON_A_GPU = 32
+STORE_SCANS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Vectors of one scan, or of the n scans of a store.
+
+    Attributes:
+        cls: [d] or [n d] float32; what the encoder gathers for the whole scan.
+        mean: [d] or [n d]; average of the patch tokens.
+        max: [d] or [n d]; largest value of each number over the patch tokens.
+        region: [36 d] or [n 36 d]; patch tokens averaged in a 3 x 4 x 3 (z, y, x) grid.
+        scan_ids: of a store, in the order of the rows; empty for one scan.
+    """
+
+    cls: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    max: NDArray[np.float32]
+    region: NDArray[np.float32]
+    scan_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """An encoder with everything needed to use it; made by `load_bundle`.
+
+    Attributes:
+        encoder: frozen, in evaluation mode.
+        preprocessing: how its input must be made.
+        hash: identity of weights, architecture and preprocessing.
+        provenance: where the weights come from.
+        dtype: of the matrix products.
+    """
+
+    encoder: ViT3D
+    preprocessing: Preprocessing
+    hash: str
+    provenance: Mapping[str, Any]
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is."""
+        return self.encoder.cls.device
+
+    def encode_hu(self, hu: Tensor | NDArray[Any]) -> Tokens:
+        """Tokens of canonical volumes.
+
+        On a CPU scans are encoded one at a time, so that a scan has the same vector to the last
+        digit in whatever company it comes.
+
+        Args:
+            hu: [b z y x] on the grid of the bundle's preprocessing.
+
+        Raises:
+            MismatchError: another grid.
+        """
+        hu = torch.as_tensor(hu)
+        self._require_grid(tuple(hu.shape[1:]))
+        config = self.encoder.config
+        with self._computing():
+            return _joined([self._encode_part(part, config.n_tokens) for part in self._parts(hu)])
+
+    def encode_channels(self, channels: Tensor) -> Tokens:
+        """Tokens of volumes that were windowed already; every patch is computed.
+
+        Args:
+            channels: [b c z y x] in [-1, 1], windows as in `encoder.config.windows`, any field of
+                view at the voxel size of the bundle's preprocessing.
+        """
+        if channels.ndim != 5 or channels.shape[1] != len(self.encoder.config.windows):
+            raise MismatchError(
+                f"channels have the shape {list(channels.shape)}",
+                remedy=f"give [b {len(self.encoder.config.windows)} z y x]",
+            )
+        spacing = self.preprocessing.spacing_mm_zyx
+        with self._computing():
+            parts = self._parts(channels)
+            return _joined([self.encoder(part.to(self.device), spacing) for part in parts])
+
+    def embed(self, source: str | Path | Volume | Store) -> Embedding:
+        """Vectors of one scan or of a store.
+
+        Args:
+            source: a DICOM folder or file, a NIfTI file, a `Volume` (brought to the canonical grid
+                where it is not there yet), a store or the folder of one.
+
+        Raises:
+            Refusal: the series is not a head CT that can be read.
+            MismatchError: a store or canonical volume of another preprocessing.
+        """
+        if isinstance(source, Volume):
+            return self._embed_volume(source)
+        if isinstance(source, str | Path):
+            from headct.store.store import open_store
+            from headct.volume.read import read_series
+
+            if (Path(source) / "store.json").is_file():
+                return self._embed_store(open_store(source))
+            return self._embed_volume(read_series(source))
+        return self._embed_store(source)
+
+    def _embed_volume(self, volume: Volume) -> Embedding:
+        from headct.volume.canonical import to_canonical
+
+        volume = to_canonical(volume, self.preprocessing)
+        one = pooled(self.encode_hu(volume.hu[None]))
+        return Embedding(one.cls[0], one.mean[0], one.max[0], one.region[0])
+
+    def _embed_store(self, store: Store) -> Embedding:
+        self.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
+        starts = range(0, len(store), STORE_SCANS_AT_ONCE)
+        parts = [
+            pooled(
+                self.encode_hu(store.read_hu(range(start, min(start + starts.step, len(store)))))
+            )
+            for start in track(starts, "embed", len(starts), unit="batches")
+        ]
+        vectors = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(Embedding)
+            if field.name != "scan_ids"
+        }
+        return Embedding(**vectors, scan_ids=tuple(store.scan_ids))
+
+    def _encode_part(self, hu: Tensor, n_tokens: int) -> Tokens:
+        hu = hu.to(self.device)
+        keep = select_head_tokens(hu, n_tokens, self.encoder.config.patch_voxels_zyx)
+        return self.encoder.forward_hu(hu, self.preprocessing.spacing_mm_zyx, keep)
+
+    def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(batch, 1 if self.device.type == "cpu" else SCANS_AT_ONCE_ON_A_GPU)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        reduced = self.dtype != torch.float32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, self.dtype, enabled=reduced),
+        ):
+            yield
+
+    def _require_grid(self, shape_zyx: tuple[int, ...]) -> None:
+        grid = self.preprocessing.shape_zyx
+        if shape_zyx != grid:
+            raise MismatchError(
+                f"the bundle takes volumes of {grid} voxels, not {shape_zyx}",
+                remedy="bring them to the bundle's grid: headct ingest, or bundle.embed(path)",
+            )
+
+
+def pooled(tokens: Tokens) -> Embedding:
+    """Vectors of n scans from their tokens, on the CPU: each [n ...] float32."""
+    patches = tokens.patches.float()
+    return Embedding(
+        cls=_numpy(tokens.cls),
+        mean=_numpy(patches.mean(dim=1)),
+        max=_numpy(patches.amax(dim=1)),
+        region=_numpy(tokens.regions()),
+    )
+
+
+def _numpy(values: Tensor) -> NDArray[np.float32]:
+    return values.float().cpu().numpy()
+
+
+def _joined(parts: list[Tokens]) -> Tokens:
+    if len(parts) == 1:
+        return parts[0]
+    return Tokens(
+        cls=torch.cat([part.cls for part in parts]),
+        registers=torch.cat([part.registers for part in parts]),
+        patches=torch.cat([part.patches for part in parts]),
+        index=torch.cat([part.index for part in parts]),
+        centre_mm=torch.cat([part.centre_mm for part in parts]),
+        grid_zyx=parts[0].grid_zyx,
+    )
