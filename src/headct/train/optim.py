@@ -15,8 +15,8 @@ from headct.config import Config
 Schedule = Callable[[int], dict[str, float]]
 """Global step -> "lr" and "weight_decay", and whatever else changes with the step ("momentum")."""
 
-NEVER_DECAYED = ("token", "register", "cls", "gamma")
-"""Parts of the names of parameters that have no weight decay although they are matrices."""
+NEVER_DECAYED = ("cls", "registers", "gamma", "token")
+"""Ends of the names of parameters without weight decay although they may be matrices."""
 
 
 class OptimConfig(Config):
@@ -92,7 +92,7 @@ def parameter_groups(
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        decayed = parameter.ndim > 1 and not any(part in name for part in NEVER_DECAYED)
+        decayed = parameter.ndim > 1 and not name.endswith(NEVER_DECAYED)
         scale = lr_scale(name)
         empty = {"params": [], "names": [], "lr_scale": scale, "decayed": decayed}
         group = groups.setdefault((scale, decayed), empty)

@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+import torch
+
+from headct.views.augment import (
+    AugmentConfig,
+    Cupping,
+    Erase,
+    Gain,
+    MotionGhost,
+    Noise,
+    SkullBase,
+)
+from headct.views.crop import Placement, apply_axes
+from headct.views.draws import generator
+from headct.views.spread import Kernel, SliceThickness
+
+GRID, SPACING = (24, 32, 24), (4.0, 4.0, 4.0)
+
+
+def at(n: int) -> Placement:
+    return Placement(
+        centre_voxel=((torch.tensor(GRID) - 1) / 2).repeat(n, 1),
+        step=torch.ones(n, 3),
+        rotation=torch.eye(3).repeat(n, 1, 1),
+        shape_zyx=GRID,
+        spacing_mm_zyx=SPACING,
+        source_shape_zyx=GRID,
+    )
+
+
+def draw(augmentation, n: int) -> dict[str, torch.Tensor]:
+    values = augmentation.draw(generator(0, "views", 0, 0), n)
+    return {name: torch.from_numpy(value) for name, value in values.items()}
+
+
+def water(n: int) -> torch.Tensor:
+    return torch.zeros(n, *GRID)
+
+
+def test_gain_and_offset_are_calibration_errors():
+    drawn = draw(Gain(), 500)
+    hu = Gain().apply(torch.full((500, 1, 1, 1), 100.0), drawn)
+    torch.testing.assert_close(hu[:, 0, 0, 0], 100 * drawn["gain"] + drawn["offset_hu"])
+    assert drawn["gain"].std() == pytest.approx(0.03, rel=0.15)
+    assert drawn["offset_hu"].std() == pytest.approx(3.0, rel=0.15)
+
+
+def test_probability_decides_how_many_views():
+    drawn = draw(Noise(probability=0.8), 1000)
+    assert (drawn["noise_sd_hu"] != 0).float().mean() == pytest.approx(0.8, abs=0.04)
+    assert drawn["noise_sd_hu"].abs().max() <= 8
+
+
+@pytest.mark.parametrize("name", sorted(AugmentConfig.model_fields))
+def test_switched_off_nothing_changes(name):
+    off = (
+        {"gain": {"gain_sd": 0, "offset_sd_hu": 0}}
+        if name == "gain"
+        else {name: {"probability": 0}}
+    )
+    everything_else = {
+        other: {"probability": 0} for other in AugmentConfig.model_fields if other != "gain"
+    } | {"gain": {"gain_sd": 0, "offset_sd_hu": 0}}
+    config = AugmentConfig.model_validate(everything_else | off)
+    drawn, hu = draw(config, 4), torch.randn(4, *GRID)
+    assert config.spread(drawn, at(4)) == [None, None, None]
+    bank = config.noise.bank(GRID, SPACING)
+    assert torch.equal(config.apply(hu.clone(), drawn, at(4), bank), hu)
+
+
+def test_kernels_keep_the_mean_and_change_the_edge():
+    hu = torch.zeros(2, 1, 1, 40)
+    hu[..., 20:] = 50.0
+    drawn = {
+        "kernel_sigma_mm": torch.tensor([1.0, 1.0]),
+        "kernel_amount": torch.tensor([-1.0, 0.6]),
+    }
+    operator = Kernel().operator(drawn, 40, 1.0)
+    torch.testing.assert_close(operator.sum(-1), torch.ones(2, 40))
+    blurred, sharp = apply_axes(hu, (None, None, operator))[:, 0, 0]
+    assert 0 < blurred[19] < blurred[20] < 50
+    assert sharp.max() > 52
+    assert sharp.min() < -2
+
+
+def test_thick_slices_average_along_z():
+    drawn = {"slice_mm": torch.tensor([8.0, 0.0]), "slice_phase": torch.tensor([0.3, 0.3])}
+    operator = SliceThickness().operator(drawn, 60, 1.0)
+    assert torch.equal(operator[1], torch.eye(60))
+    assert torch.allclose(operator.sum(-1), torch.ones(2, 60), atol=1e-5)
+    spike = operator[0, :, 30]
+    assert spike.max() == pytest.approx(1 / 8, rel=0.05)
+    assert spike.sum() == pytest.approx(1.0, rel=0.3)
+    middle = (spike * torch.arange(60)).sum() / spike.sum()
+    assert middle == pytest.approx(30, abs=4.5)
+
+
+def test_slices_thinner_than_voxels_do_nothing():
+    drawn = {"slice_mm": torch.tensor([2.5]), "slice_phase": torch.tensor([0.1])}
+    assert SliceThickness().operator(drawn, 20, 3.3) is None
+
+
+def test_cupping_is_a_parabola_in_the_plane():
+    drawn = {"cupping_hu": torch.tensor([6.0, 0.0])}
+    hu = Cupping().apply(water(2), drawn, at(2))
+    assert (hu[1] == 0).all()
+    assert torch.equal(hu[0, 0], hu[0, 20])
+    r = torch.tensor(10.0) / 75.0
+    mid_y = (hu[0, 0, 15] + hu[0, 0, 16]) / 2
+    assert mid_y[14] == pytest.approx(float(6 * (r**2 - 0.5)), abs=0.02)
+    assert hu.max() <= 3.0
+
+
+def test_the_band_lies_at_the_skull_base_and_the_midline():
+    drawn = {"band_hu": torch.tensor([-10.0]), "band_below_top_mm": torch.tensor([70.0])}
+    hu = SkullBase().apply(water(1), drawn, at(1))[0]
+    z, _, x = np.unravel_index(int(hu.argmin()), GRID)
+    assert abs(float(at(1).below_top_mm()[0, z]) - 70) <= 2
+    assert x in (11, 12)
+    assert hu.min() == pytest.approx(-10, abs=0.8)
+
+
+def test_noise_has_its_strength_and_grows_at_the_skull_base():
+    noise = Noise(sd_hu=8)
+    bank = noise.bank(GRID, SPACING)
+    assert bank.std(dim=(1, 2, 3)).tolist() == pytest.approx([1.0, 1.0], abs=0.02)
+    drawn = {
+        "noise_sd_hu": torch.tensor([5.0, -5.0]),
+        "noise_smooth": torch.tensor([0.0, 1.0]),
+        "noise_place": torch.tensor([[0.2, 0.5, 0.9], [0.0, 0.99, 0.4]]),
+    }
+    white, smooth = noise.apply(water(2), drawn, at(2), bank)
+    assert white[-8:].std() == pytest.approx(5.0, rel=0.08)
+    assert white[:2].std() > 1.1 * white[-8:].std()  # z counts from the base to the vertex
+
+    def neighbours(hu: torch.Tensor) -> float:
+        return float(
+            torch.corrcoef(torch.stack([hu[..., 1:].flatten(), hu[..., :-1].flatten()]))[0, 1]
+        )
+
+    assert abs(neighbours(white)) < 0.05
+    assert neighbours(smooth) > 0.4
+
+
+def test_a_ghost_mixes_a_shifted_copy_into_a_band():
+    hu = water(2)
+    hu[:, :, 16, 12] = 100.0
+    drawn = {
+        "ghost_weight": torch.tensor([0.25, 0.0]),
+        "ghost_shift_mm": torch.tensor([[0.0, 4.0], [0.0, 4.0]]),
+        "ghost_height_mm": torch.tensor([24.0, 24.0]),
+        "ghost_place": torch.tensor([0.5, 0.5]),
+    }
+    ghosted = MotionGhost().apply(hu.clone(), drawn, at(2))
+    assert torch.equal(ghosted[1], hu[1])
+    assert ghosted[0, 12, 16, 12] == pytest.approx(75)
+    assert ghosted[0, 12, 16, 11] == pytest.approx(25)
+    assert torch.equal(ghosted[0, 0], hu[0, 0])
+
+
+def test_erase_takes_the_table_and_leaves_the_head():
+    hu = torch.full((2, 24, 48, 24), -1000.0)
+    y, x = torch.meshgrid(torch.arange(48.0) - 23.5, torch.arange(24.0) - 11.5, indexing="ij")
+    head = ((y / 20) ** 2 + (x / 10) ** 2 < 0.8).expand(24, -1, -1)
+    hu[:, head] = 30.0
+    hu[:, :, 1] = -200.0  # a table: one thin sheet behind the head
+    place = at(2)
+    place = Placement(
+        **{
+            **place.__dict__,
+            "shape_zyx": (24, 48, 24),
+            "source_shape_zyx": (24, 48, 24),
+            "centre_voxel": torch.tensor([[11.5, 23.5, 11.5]]).repeat(2, 1),
+        }
+    )
+    erased = Erase().apply(hu.clone(), {"erase": torch.tensor([1.0, 0.0])}, place)
+    assert (erased[0, :, 1] == -1024).all()
+    assert (erased[0, head] == 30).all()
+    assert torch.equal(erased[1], hu[1])

@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from headct.errors import UsageError
+from headct.views.augment import AugmentConfig
+from headct.views.batch import ViewMaker, ViewsConfig, swap_lateralised
+from headct.views.crop import CropConfig, PoseConfig
+
+from .conftest import PATCH, select
+
+CROP = CropConfig(n_global=2, n_local=3, global_fraction=(0.7, 1.0), local_mm=64.0)
+STILL = PoseConfig(rotation_lr_deg=0, rotation_deg=0, zoom=0, shift_mm=0, flip_probability=0)
+OFF = AugmentConfig.model_validate(
+    {
+        "gain": {"gain_sd": 0, "offset_sd_hu": 0},
+        **{name: {"probability": 0} for name in AugmentConfig.model_fields if name != "gain"},
+    }
+)
+PLACES = [(0, 0), (0, 1), (3, 2), (0, 7)]
+
+
+def maker(grid, **config) -> ViewMaker:
+    return ViewMaker(ViewsConfig(**{"crop": CROP} | config), grid, PATCH, select, seed=5)
+
+
+def test_a_batch_is_rectangular_and_consistent(grid, heads):
+    views = maker(grid).make(heads, PLACES, step=2)
+    b, g, z, y, x = views.globals_hu.shape
+    assert (b, g) == (4, 2)
+    assert all(n % p == 0 for n, p in zip((z, y, x), PATCH, strict=True))
+    assert views.locals_hu.shape == (4, 3, 8, 8, 8)
+    assert views.keep.shape == views.masked.shape == (4, 2, 20)
+    assert (views.keep.diff(dim=-1) > 0).all()
+    assert (views.masked.sum(-1) == views.n_masked).all()
+    assert 10 <= views.n_masked <= 16
+    assert views.globals_hu.min() >= -1024
+    assert torch.isfinite(views.globals_hu).all()
+
+
+@pytest.mark.parametrize("pose", [PoseConfig(), PoseConfig(rotation_lr_deg=0, rotation_deg=0)])
+def test_views_are_a_function_of_the_place_and_not_of_the_batch(grid, heads, pose):
+    make = maker(grid, pose=pose).make
+    together = make(heads, PLACES, step=2)
+    alone = make(heads[2:3], PLACES[2:3], step=2)
+    again = maker(grid, pose=pose).make(heads, PLACES, step=2)
+    for name in ("globals_hu", "locals_hu", "keep", "masked", "flipped"):
+        assert torch.equal(getattr(together, name)[2:3], getattr(alone, name))
+        assert torch.equal(getattr(together, name), getattr(again, name))
+
+
+def test_every_epoch_and_position_has_views_of_its_own(grid, heads):
+    same = heads[:1].repeat(3, 1, 1, 1)
+    views = maker(grid).make(same, [(0, 0), (1, 0), (0, 1)], step=0).globals_hu.flatten(2)
+    assert len(views.flatten(0, 1).unique(dim=0)) == 6
+
+
+def test_the_seed_matters(grid, heads):
+    other = ViewMaker(ViewsConfig(crop=CROP), grid, PATCH, select, seed=6)
+    mine = maker(grid).make(heads, PLACES, step=0)
+    assert not torch.equal(mine.locals_hu, other.make(heads, PLACES, step=0).locals_hu)
+
+
+def test_with_everything_off_a_view_is_the_scan(grid, heads):
+    crop = CropConfig(n_global=1, n_local=0, global_fraction=(1, 1))
+    views = maker(grid, crop=crop, pose=STILL, augment=OFF).make(heads, PLACES, step=0)
+    torch.testing.assert_close(views.globals_hu[:, 0], heads.float(), atol=1e-3, rtol=0)
+    assert views.locals_hu.shape[1] == 0
+    assert not views.flipped.any()
+
+
+def test_flipped_says_which_views_are_mirrored(grid, heads):
+    crop = CropConfig(n_global=4, n_local=0, global_fraction=(1, 1))
+    pose = STILL.model_copy(update={"flip_probability": 0.5})
+    views = maker(grid, crop=crop, pose=pose, augment=OFF).make(heads, PLACES, step=0)
+    expected = torch.where(
+        views.flipped[:, :, None, None, None], heads.flip(-1)[:, None], heads[:, None]
+    )
+    torch.testing.assert_close(views.globals_hu, expected.float(), atol=1e-3, rtol=0)
+    assert 0 < views.flipped.sum() < views.flipped.numel()
+
+
+def test_locals_can_be_left_out(grid, heads):
+    full = maker(grid).make(heads, PLACES, step=0)
+    without = maker(grid).make(heads, PLACES, step=0, with_locals=False)
+    assert without.locals_hu.shape == (4, 0, 8, 8, 8)
+    assert torch.equal(full.globals_hu, without.globals_hu)
+
+
+def test_the_shape_of_global_crops_changes_with_the_step(grid, heads):
+    make = maker(grid).make
+    shapes = {make(heads[:1], PLACES[:1], step).globals_hu.shape[2:] for step in range(12)}
+    assert len(shapes) > 3
+
+
+@pytest.mark.parametrize(
+    ("crop", "patch", "word"),
+    [
+        (CropConfig(global_fraction=(0.75, 1.25)), PATCH, "within 0..1"),
+        (CropConfig(local_mm=500.0), PATCH, "larger than the field of view"),
+        (CropConfig(global_fraction=(0.9, 0.95)), PATCH, "no multiple"),
+        (CropConfig(local_mm=64), (5, 5, 5), "do not divide"),
+    ],
+)
+def test_contradictions_are_usage_errors(grid, crop, patch, word):
+    with pytest.raises(UsageError, match=word):
+        ViewMaker(ViewsConfig(crop=crop), grid, patch, select, seed=0)
+
+
+def test_labels_follow_a_flip():
+    labels = torch.tensor([[1.0, 0.0, 0.5], [1.0, 0.0, 0.5]])
+    swapped = swap_lateralised(labels, torch.tensor([True, False]), [(0, 1)])
+    assert swapped.tolist() == [[0.0, 1.0, 0.5], [1.0, 0.0, 0.5]]

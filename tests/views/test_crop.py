@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import affine_transform
+from scipy.spatial.transform import Rotation
+
+from headct.views.crop import (
+    CropConfig,
+    Placement,
+    PoseConfig,
+    apply_axes,
+    cut,
+    global_shapes,
+    local_shape,
+    place_globals,
+    place_locals,
+    rotation_matrix,
+)
+from headct.views.draws import generator
+from headct.views.mask import patch_occupancy
+
+NO_SPREAD = (None, None, None)
+GRID, SPACING = (16, 20, 12), (4.0, 2.0, 3.0)
+
+
+def drawn(config: PoseConfig, n: int) -> dict[str, torch.Tensor]:
+    values = config.draw(generator(1, "views", 0, 0), n)
+    return {name: torch.from_numpy(value) for name, value in values.items()}
+
+
+def smooth_scan() -> torch.Tensor:
+    z, y, x = np.meshgrid(*(np.linspace(-2, 2, n) for n in GRID), indexing="ij")
+    hu = 300 * np.sin(2 * z + 1) * np.cos(1.5 * y) + 100 * x
+    return torch.from_numpy(hu.astype(np.float32))[None]
+
+
+def placement(**changes) -> Placement:
+    values = {
+        "centre_voxel": torch.tensor([[7.5, 9.5, 5.5]]),
+        "step": torch.ones(1, 3),
+        "rotation": torch.eye(3)[None],
+        "shape_zyx": GRID,
+        "spacing_mm_zyx": SPACING,
+        "source_shape_zyx": GRID,
+    }
+    return Placement(**values | changes)
+
+
+def test_both_paths_agree_without_rotation():
+    config = PoseConfig(rotation_lr_deg=0, rotation_deg=0)
+    at = place_globals(drawn(config, 5), (8, 12, 8), GRID, SPACING)
+    by_axes = cut(smooth_scan(), at, NO_SPREAD, rotates=False)
+    by_sampling = cut(smooth_scan(), at, NO_SPREAD, rotates=True)
+    torch.testing.assert_close(by_axes, by_sampling, atol=0.05, rtol=0)
+
+
+def test_the_general_path_is_scipys_affine_in_mm():
+    turn = torch.tensor([[5.0, -7.0, 12.0]])
+    step = torch.tensor([[1.05, 0.95, -1.0]])
+    at = placement(rotation=rotation_matrix(turn), step=step)
+    mm = np.array(SPACING)
+    matrix = np.diag(1 / mm) @ at.rotation[0].double().numpy() @ np.diag(mm * step[0].numpy())
+    centre = (np.array(GRID) - 1) / 2
+    expected = affine_transform(
+        smooth_scan()[0].numpy() + 1024,
+        matrix,
+        centre - matrix @ centre,
+        order=1,
+        mode="grid-constant",
+    )
+    got = cut(smooth_scan(), at, NO_SPREAD, rotates=True)[0].numpy() + 1024
+    np.testing.assert_allclose(got, expected, atol=0.1)
+
+
+def test_rotation_is_about_the_named_axes():
+    nod = rotation_matrix(torch.tensor([[0.0, 0.0, 10.0]]))[0].double().numpy()
+    anterior = nod @ np.array([0.0, 1.0, 0.0])
+    assert anterior[2] == pytest.approx(0)  # left-right is the axis
+    assert abs(anterior[0]) == pytest.approx(np.sin(np.deg2rad(10)), abs=1e-6)
+    any_turn = rotation_matrix(torch.tensor([[3.0, 20.0, -40.0]]))[0].double().numpy()
+    Rotation.from_matrix(any_turn[::-1, ::-1])  # a proper rotation, or scipy refuses
+    np.testing.assert_allclose(any_turn @ any_turn.T, np.eye(3), atol=1e-6)
+
+
+def test_outside_the_scan_is_air():
+    at = placement(centre_voxel=torch.tensor([[7.5, 9.5, -20.0]]))
+    for rotates in (True, False):
+        assert (cut(smooth_scan(), at, NO_SPREAD, rotates=rotates) == -1024).all()
+
+
+def test_coordinates_in_mm():
+    at = placement(centre_voxel=torch.tensor([[7.5, 9.5, 5.5]]), shape_zyx=(4, 4, 4))
+    assert at.axis_mm(1)[0].tolist() == [-3.0, -1.0, 1.0, 3.0]
+    assert at.below_top_mm()[0].tolist() == [38.0, 34.0, 30.0, 26.0]
+
+
+def test_global_crops_stay_inside_the_field_of_view():
+    config = PoseConfig(rotation_lr_deg=0, rotation_deg=0, zoom=0, shift_mm=0)
+    at = place_globals(drawn(config, 200), (8, 12, 8), GRID, SPACING)
+    low = at.centre_voxel - (torch.tensor([8, 12, 8]) - 1) / 2
+    high = at.centre_voxel + (torch.tensor([8, 12, 8]) - 1) / 2
+    assert (low >= 0).all()
+    assert (high <= torch.tensor(GRID) - 1).all()
+    assert len(low.unique(dim=0)) > 50
+    assert torch.equal(low, low.round())
+
+
+def test_local_crops_sit_on_the_head():
+    scan = torch.full((1, 32, 32, 32), -1000.0)
+    scan[:, 8:12, 20:24, 16:20] = 30.0
+    config = PoseConfig(rotation_lr_deg=0, rotation_deg=0, zoom=0, shift_mm=0)
+    occupancy = patch_occupancy(scan, (4, 4, 4)).repeat_interleave(50, 0)
+    at = place_locals(drawn(config, 50), (8, 8, 8), occupancy, (4, 4, 4), (1.0, 1.0, 1.0))
+    middle = at.centre_voxel + 0.5
+    assert ((middle >= torch.tensor([8, 20, 16])) & (middle <= torch.tensor([12, 24, 20]))).all()
+
+
+def test_a_scan_of_air_still_gives_local_crops():
+    occupancy = torch.zeros(6, 4, 4, 4)
+    at = place_locals(drawn(PoseConfig(), 6), (8, 8, 8), occupancy, (4, 4, 4), (1.0, 1.0, 1.0))
+    assert torch.isfinite(at.centre_voxel).all()
+
+
+def test_shapes_are_whole_patches():
+    config = CropConfig(global_fraction=(0.75, 1.0), local_mm=64)
+    assert global_shapes(config, (48, 64, 48), (8, 8, 8)) == [[40, 48], [48, 56, 64], [40, 48]]
+    assert local_shape(config, (96, 120, 96), (2.0, 2.0, 2.0), (8, 8, 8)) == (32, 32, 32)
+    assert local_shape(config, (48, 240, 192), (4.0, 1.0, 1.0), (4, 16, 16)) == (16, 64, 64)
+
+
+def test_apply_axes_is_an_einsum():
+    hu, rng = torch.rand(3, 4, 5, 6), torch.Generator().manual_seed(0)
+    z, y, x = (torch.rand(3, n + 1, n, generator=rng) for n in (4, 5, 6))
+    expected = torch.einsum("nzyx,naz,nby,ncx->nabc", hu, z, y, x)
+    torch.testing.assert_close(apply_axes(hu, (z, y, x)), expected)
