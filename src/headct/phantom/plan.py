@@ -1,0 +1,156 @@
+"""What an archive holds, before anything is rendered: patients, studies, splits, planted faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import count
+from typing import Literal
+
+import numpy as np
+
+from headct.phantom.dicom import TransferSyntax
+from headct.phantom.faults import FAULTS, Fault
+from headct.phantom.profile import PhantomPreset, SiteProfile, load_site
+
+Split = Literal["train", "tune", "test"]
+Layout = Literal["plain", "spread", "mixed"]
+
+PATIENTS_PER_SITE = 1_000_000
+POOL_PATIENTS_FROM = 500_000
+FAULTY_PATIENTS_FROM = 900_000
+"""Patients of a site are numbered; the labelled, the pool's and the faulty never share one."""
+
+SYNTAX_OF_REST: dict[int, TransferSyntax] = {7: "rle", 15: "jpeg2000", 23: "deflated"}
+LAYOUT_OF_REST: dict[int, Layout] = {3: "spread", 11: "mixed"}
+"""Every 40th study is stored in this way, every 16th lies in the folders like that."""
+
+_FIRST_NAMES: tuple[str, ...] = ("Amber", "Basil", "Clover", "Flint", "Hazel", "Juniper", "Laurel", "Maple")
+_FIRST_NAMES += ("Olive", "Pearl", "Reed", "Rowan", "Sage", "Sorrel", "Wren", "Yarrow")
+_LAST_NAMES: tuple[str, ...] = ("Alder", "Basalt", "Cobalt", "Dolomite", "Feldspar", "Gneiss", "Hornbeam")
+_LAST_NAMES += ("Larch", "Marble", "Obsidian", "Quartz", "Spruce", "Tamarack", "Zircon")
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A person who does not exist."""
+
+    number: int
+    name: str
+    patient_id: str
+    first_day: date
+
+
+@dataclass(frozen=True)
+class Study:
+    """One planned study with one head CT series.
+
+    Attributes:
+        index: among all studies of the archive.
+        site_index: of `preset.sites`; the first is the internal one.
+        scan: 0 for a patient's first scan, 1 for the second.
+        split: None for a faulty study, which has no label.
+        fault: what is planted in it, if anything.
+    """
+
+    index: int
+    site: str
+    site_index: int
+    patient: Patient
+    scan: int
+    day: date
+    time: str
+    split: Split | None
+    fault: Fault | None
+    layout: Layout
+    transfer_syntax: TransferSyntax
+
+    @property
+    def folder(self) -> str:
+        """Of the study, under ARCHIVE/dicom; names nobody."""
+        return f"{self.site}/ST{self.index + 1:05d}"
+
+
+def plan_studies(preset: PhantomPreset) -> list[Study]:
+    """All studies of the archive: labelled ones by site and split, then the planted ones."""
+    sites = [site.name for site in archive_sites(preset)]
+    index = count()
+    studies = [
+        study
+        for site_index, site in enumerate(sites)
+        for study in _labelled(preset, site, site_index, index)
+    ]
+    return studies + (_faulty(preset, sites, index) if preset.faults else [])
+
+
+def archive_sites(preset: PhantomPreset) -> list[SiteProfile]:
+    """The site profiles, their scanners held to the preset's coarsest wishes."""
+    return [_coarsened(load_site(site), preset) for site in preset.sites]
+
+
+def _coarsened(site: SiteProfile, preset: PhantomPreset) -> SiteProfile:
+    thin, thick = (max(mm, preset.min_slice_mm) for mm in site.slice_thickness_mm)
+    matrix = min(site.matrix, preset.max_matrix)
+    return site.model_copy(update={"matrix": matrix, "slice_thickness_mm": (thin, thick)})
+
+
+def _labelled(
+    preset: PhantomPreset, site: str, site_index: int, index: Iterator[int]
+) -> Iterator[Study]:
+    internal: dict[Split, int] = {
+        "train": preset.n_train,
+        "tune": preset.n_tune,
+        "test": preset.n_test,
+    }
+    sizes: dict[Split, int] = {"test": preset.n_external} if site_index else internal
+    patients = count(site_index * PATIENTS_PER_SITE)
+    for split, size in sizes.items():
+        left = size
+        while left:
+            number = next(patients)
+            rng = np.random.default_rng([preset.seed, number, 1])
+            n_scans = min(left, 2 if rng.random() < preset.repeat_fraction else 1)
+            for scan in range(n_scans):
+                yield _study(preset, site, site_index, next(index), number, scan, split)
+            left -= n_scans
+
+
+def _faulty(preset: PhantomPreset, sites: list[str], index: Iterator[int]) -> list[Study]:
+    studies = []
+    for place, fault in enumerate(FAULTS):
+        site_index = place % len(sites)
+        number = site_index * PATIENTS_PER_SITE + FAULTY_PATIENTS_FROM + place
+        site = sites[site_index]
+        studies.append(_study(preset, site, site_index, next(index), number, 0, None, fault))
+    return studies
+
+
+def _study(
+    preset: PhantomPreset,
+    site: str,
+    site_index: int,
+    index: int,
+    number: int,
+    scan: int,
+    split: Split | None,
+    fault: Fault | None = None,
+) -> Study:
+    rng = np.random.default_rng([preset.seed, number, 2])
+    name = f"{rng.choice(_LAST_NAMES)}^{rng.choice(_FIRST_NAMES)}"
+    first_day = date(2016, 1, 4) + timedelta(days=int(rng.integers(2500)))
+    later = timedelta(days=scan * int(rng.integers(2, 400)))
+    hour, minute, second = rng.integers([[24, 60, 60]] * 2)[min(scan, 1)]
+    return Study(
+        index=index,
+        site=site,
+        site_index=site_index,
+        patient=Patient(number, name, f"PH{number:07d}", first_day),
+        scan=scan,
+        day=first_day + later,
+        time=f"{hour:02d}{minute:02d}{second:02d}",
+        split=split,
+        fault=fault,
+        layout="plain" if fault else LAYOUT_OF_REST.get(index % 16, "plain"),
+        transfer_syntax="explicit" if fault else SYNTAX_OF_REST.get(index % 40, "explicit"),
+    )
