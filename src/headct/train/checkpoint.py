@@ -24,6 +24,7 @@ from torch import Tensor
 
 from headct.atomic import replacing
 from headct.errors import CheckpointError, MismatchError
+from headct.model.bundle import load_strictly
 from headct.train.loop import StepRecord, TrainState
 from headct.train.runtime import Runtime
 
@@ -97,8 +98,7 @@ def restore(state: TrainState, checkpoint: Checkpoint, identity: Identity) -> No
     """
     _require_same(checkpoint.identity, identity)
     parts = _split(checkpoint.tensors)
-    _require_fitting(state.module.state_dict(), parts["module"])
-    state.module.load_state_dict(parts["module"])
+    load_strictly(state.module, parts["module"], "the checkpoint")
     _load_moments(state.optimizer, parts["optimizer"])
     for name in COUNTERS:
         setattr(state, name, checkpoint.counters[name])
@@ -185,22 +185,6 @@ def _require_same(saved: Mapping[str, str], identity: Identity) -> None:
         raise MismatchError(
             f"the run in this folder was started with another {' and '.join(differing)}",
             remedy="give the same recipe and store, or another --out",
-        )
-
-
-def _require_fitting(wanted: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    faults = [f"missing {name}" for name in wanted.keys() - saved.keys()]
-    faults += [f"unexpected {name}" for name in saved.keys() - wanted.keys()]
-    faults += [
-        f"{name}: {tuple(saved[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in wanted.keys() & saved.keys()
-        if saved[name].shape != wanted[name].shape
-    ]
-    if faults:
-        shown = "\n".join(f"  {fault}" for fault in sorted(faults)[:20])
-        raise CheckpointError(
-            f"the checkpoint is of another architecture, {len(faults)} differences:\n{shown}",
-            remedy="use the recipe that it was made with",
         )
 
 

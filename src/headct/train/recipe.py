@@ -1,0 +1,91 @@
+"""PretrainRecipe: everything that decides how a pre-training run goes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from headct.config import Config
+from headct.model.encoder import ENCODERS, EncoderConfig
+from headct.objective.joint import JointConfig
+from headct.train.optim import OptimConfig
+from headct.train.runtime import Precision
+from headct.views.batch import ViewsConfig
+
+
+class RecordConfig(Config):
+    """What a run writes down; changes nothing in what it learns."""
+
+    metrics_every: int = Field(default=10, ge=1)
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=3, ge=1)
+    """Last checkpoints that stay."""
+    panel_every: int = Field(default=500, ge=0)
+    """Steps between pictures of input, mask and reconstruction; 0 makes none."""
+
+
+class PretrainRecipe(Config):
+    """A pre-training run, but for the store that it reads."""
+
+    name: str = "pretrain"
+    """What the run is called in the model card."""
+    seed: int = Field(default=0, ge=0)
+    """Start of every random number of the run."""
+    steps: int = Field(gt=0)
+    """Optimizer updates."""
+    batch: int = Field(gt=0)
+    """Scans per step on all ranks together."""
+    accumulate: int = Field(default=1, gt=0)
+    """Micro-batches per step, where memory does not hold the batch."""
+    precision: Precision = "auto"
+    """bf16 or fp32 matrix products; auto takes bf16 where the hardware has it."""
+    bundle_weights: Literal["student", "teacher"] = "teacher"
+    """Which encoder the bundle holds."""
+    max_unreadable_fraction: float = Field(default=0.01, ge=0, le=1)
+    """Share of scans that may be unreadable before the run stops."""
+    max_skipped_in_a_row: int = Field(default=5, ge=1)
+    """Steps in a row with a loss that is not finite, before the run stops."""
+    encoder: EncoderConfig
+    """Architecture: a preset by name, or keys; with the key `preset` they change that preset."""
+    views: ViewsConfig = ViewsConfig()
+    objective: JointConfig = JointConfig()
+    optim: OptimConfig = OptimConfig()
+    record: RecordConfig = RecordConfig()
+
+    @field_validator("encoder", mode="before")
+    @classmethod
+    def _from_preset(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"preset": value}
+        if not isinstance(value, dict) or "preset" not in value:
+            return value
+        name = value["preset"]
+        if name not in ENCODERS:
+            raise ValueError(f"no encoder preset {name!r}; there are {', '.join(ENCODERS)}")
+        changes = {key: v for key, v in value.items() if key != "preset"}
+        return ENCODERS[name].model_dump() | changes
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over all that decides what is learned."""
+        values = self.model_dump(mode="json", exclude={"record", "name"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+    def differences(self, other: PretrainRecipe) -> list[str]:
+        """Keys, as in --set, in which another recipe would learn something else."""
+        mine = dict(_flat(self.model_dump(mode="json", exclude={"record", "name"})))
+        theirs = dict(_flat(other.model_dump(mode="json", exclude={"record", "name"})))
+        return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        pairs += _flat(value, f"{path}.") if isinstance(value, dict) else [(path, value)]
+    return pairs

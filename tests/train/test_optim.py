@@ -1,0 +1,75 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from headct.train.optim import (
+    OptimConfig,
+    cosine,
+    make_optimizer,
+    parameter_groups,
+    set_schedule,
+    teacher_momentum,
+    warmup_cosine,
+)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls = nn.Parameter(torch.zeros(1, 1, 4))
+        self.registers = nn.Parameter(torch.zeros(1, 2, 4))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.norm = nn.LayerNorm(4)
+        self.cls_head = nn.Linear(4, 3)
+        self.teacher = nn.Linear(4, 3).requires_grad_(False)
+
+
+def test_norms_biases_and_tokens_have_no_weight_decay():
+    groups = parameter_groups(Net().named_parameters())
+    decayed = {name for group in groups if group["decayed"] for name in group["names"]}
+    rest = {name for group in groups if not group["decayed"] for name in group["names"]}
+    assert decayed == {"cls_head.weight"}
+    assert rest == {"cls", "registers", "mask_token", "norm.weight", "norm.bias", "cls_head.bias"}
+
+
+def test_the_schedule_reaches_every_group_with_its_scale():
+    optimizer = make_optimizer(Net(), OptimConfig(), lambda n: 10.0 if "head" in n else 1.0)
+    set_schedule(optimizer, {"lr": 0.5, "weight_decay": 0.1})
+    seen = {
+        (g["lr_scale"], g["lr"], g["decayed"], g["weight_decay"]) for g in optimizer.param_groups
+    }
+    assert seen == {(1.0, 0.5, False, 0.0), (10.0, 5.0, False, 0.0), (10.0, 5.0, True, 0.1)}
+
+
+def test_cosine_meets_its_ends():
+    assert cosine(0, 2.0, 1.0, 11) == pytest.approx(2.0)
+    assert cosine(5, 2.0, 1.0, 11) == pytest.approx(1.5)
+    assert cosine(10, 2.0, 1.0, 11) == pytest.approx(1.0)
+    assert cosine(99, 2.0, 1.0, 11) == pytest.approx(1.0)
+
+
+def test_warm_up_is_linear_and_then_the_rate_only_falls():
+    rates = [warmup_cosine(step, 1.0, 0.1, 10, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (n + 1) for n in range(10)])
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+    assert rates[-1] == pytest.approx(0.1)
+
+
+def test_momentum_goes_by_the_global_step_up_to_one():
+    values = [teacher_momentum(step, 1000) for step in range(1000)]
+    assert values[0] == 0.95
+    assert values[-1] == pytest.approx(1.0)
+    assert all(a <= b for a, b in pairwise(values))
+    assert teacher_momentum(0, 10**6) == 0.9995
+    assert teacher_momentum(0, 5000) == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_schedules_of_tiny_runs_are_finite(steps):
+    schedule = OptimConfig().schedule(steps)
+    for step in range(steps):
+        assert all(math.isfinite(value) for value in schedule(step).values())
+        assert schedule(step)["lr"] > 0
