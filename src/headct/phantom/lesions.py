@@ -1,0 +1,196 @@
+"""Paint lesions into a painted head, and say which share of each voxel they take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from headct.phantom.brain import Box, Compartments
+from headct.phantom.canvas import Canvas
+from headct.phantom.fields import Floats, Xyz, ellipsoid, occupancy, paint, smooth_step
+from headct.phantom.findings import (
+    Bleed,
+    Collection,
+    Diffuse,
+    Fracture,
+    Infarct,
+    Lesion,
+    Mass,
+    Subarachnoid,
+    VentricularBlood,
+)
+from headct.phantom.head import HeadMaps
+from headct.phantom.profile import DrawnFinding
+
+Share = tuple[DrawnFinding, Box, Floats]
+"""A finding, where on the canvas, and its share of each voxel there."""
+
+
+def paint_lesions(
+    canvas: Canvas, maps: HeadMaps, parts: Compartments, lesions: tuple[Lesion, ...]
+) -> Iterator[Share]:
+    """Paint each lesion that touches the canvas."""
+    for lesion in sorted(lesions, key=lambda lesion: isinstance(lesion, Collection)):
+        match lesion:
+            case Collection():
+                found = _collection(canvas, maps, parts, lesion)
+            case Subarachnoid():
+                found = _subarachnoid(canvas, parts, lesion)
+            case Bleed():
+                found = _bleed(canvas, maps, parts, lesion)
+            case VentricularBlood():
+                found = _ventricular(canvas, parts, lesion)
+            case Infarct():
+                found = _infarct(canvas, maps, parts, lesion)
+            case Mass():
+                found = _mass(canvas, maps, parts, lesion)
+            case Fracture():
+                found = _fracture(canvas, maps, lesion)
+            case Diffuse(finding="hydrocephalus"):
+                found = (_everywhere(canvas), parts.ventricle)
+            case _:
+                found = None
+        if found is not None:
+            yield lesion.finding, *found
+
+
+def _everywhere(canvas: Canvas) -> Box:
+    nz, ny, nx = canvas.hu.shape
+    return slice(0, nz), slice(0, ny), slice(0, nx)
+
+
+def _distance(x: Floats, y: Floats, z: Floats, centre: Xyz) -> Floats:
+    squares = np.zeros((), np.float32)
+    for c, c0 in zip((x, y, z), centre, strict=True):
+        squares = squares + (c - np.float32(c0)) ** 2
+    return np.sqrt(squares)
+
+
+def _collection(
+    canvas: Canvas, maps: HeadMaps, parts: Compartments, lesion: Collection
+) -> tuple[Box, Floats] | None:
+    r = lesion.radius_mm
+    where = canvas.box(lesion.centre, (r, r, r))
+    if where is None:
+        return None
+    part = canvas.part(where)
+    rho = _distance(part.x, part.y, part.z, lesion.centre) * np.float32(1 / r)
+    height = np.float32(lesion.thickness_mm) * (1 - rho**lesion.exponent)
+    depth = -maps.inside[where]
+    d = depth - height
+    if lesion.finding == "sdh":
+        sign = np.float32(1 if lesion.side == "right" else -1)
+        d = np.maximum(d, 2 - part.x * sign)
+    share = occupancy(d, canvas.blur_mm) * parts.inside[where]
+    value: float | Floats = lesion.hu
+    if lesion.swirl_hu:
+        swirl = smooth_step(maps.texture[where] + 0.4 * maps.shape[where], 0.6, 1.2)
+        value = lesion.hu + (lesion.swirl_hu - lesion.hu) * swirl
+    paint(part.hu, share, value)
+    return where, share
+
+
+def _subarachnoid(
+    canvas: Canvas, parts: Compartments, lesion: Subarachnoid
+) -> tuple[Box, Floats] | None:
+    r = lesion.radius_mm * 1.3
+    where = canvas.box(lesion.centre, (r, r, r))
+    if where is None:
+        return None
+    part = canvas.part(where)
+    away = _distance(part.xb, part.yb, part.zb, lesion.centre)
+    near = 1 - smooth_step(away, lesion.radius_mm * 0.7, r)
+    share = parts.csf[where] * near
+    paint(part.hu, share * np.float32(lesion.mix), lesion.hu)
+    return where, share
+
+
+def _bleed(
+    canvas: Canvas, maps: HeadMaps, parts: Compartments, lesion: Bleed
+) -> tuple[Box, Floats] | None:
+    reach = max(lesion.radii) + lesion.rim_mm + 4
+    where = canvas.box(lesion.centre, (reach, reach, reach))
+    if where is None:
+        return None
+    part = canvas.part(where)
+    d = ellipsoid(part.x, part.y, part.z, lesion.centre, lesion.radii)
+    d += maps.texture[where] * np.float32(1.2)
+    rim = (1 - smooth_step(d, 0, lesion.rim_mm)) * (parts.tissue[where])
+    paint(part.hu, rim * np.float32(0.9), lesion.rim_hu)
+    share = occupancy(d, canvas.blur_mm) * parts.inside[where]
+    paint(part.hu, share, lesion.hu + maps.shape[where] * np.float32(1.5))
+    return where, share
+
+
+def _ventricular(
+    canvas: Canvas, parts: Compartments, lesion: VentricularBlood
+) -> tuple[Box, Floats]:
+    below = occupancy(canvas.y - np.float32(lesion.level_mm), canvas.blur_mm)
+    share = parts.ventricle * below
+    if lesion.side != "both":
+        share *= canvas.xb > 0 if lesion.side == "right" else canvas.xb < 0
+    paint(canvas.hu, share, lesion.hu)
+    return _everywhere(canvas), share
+
+
+def _infarct(
+    canvas: Canvas, maps: HeadMaps, parts: Compartments, lesion: Infarct
+) -> tuple[Box, Floats] | None:
+    reach = tuple(r + 4 for r in lesion.radii)
+    where = canvas.box(lesion.centre, (reach[0], reach[1], reach[2]))
+    if where is None:
+        return None
+    part = canvas.part(where)
+    d = ellipsoid(part.xb, part.yb, part.zb, lesion.centre, lesion.radii)
+    d += maps.texture[where] * np.float32(1.0) + maps.shape[where] * np.float32(1.5)
+    territory = occupancy(d, max(canvas.blur_mm, 3.0))
+    share = territory * parts.tissue[where]
+    paint(part.hu, share * np.float32(lesion.share), lesion.hu)
+    if lesion.stage != "chronic":
+        swollen = territory * parts.csf[where] * np.float32(0.7)
+        paint(part.hu, swollen, lesion.hu)
+    return where, share
+
+
+def _mass(
+    canvas: Canvas, maps: HeadMaps, parts: Compartments, lesion: Mass
+) -> tuple[Box, Floats] | None:
+    reach = max(lesion.radii) + lesion.oedema_mm + 4
+    where = canvas.box(lesion.centre, (reach, reach, reach))
+    if where is None:
+        return None
+    part, rough = canvas.part(where), maps.texture[where]
+    d = ellipsoid(part.x, part.y, part.z, lesion.centre, lesion.radii)
+    spread = d + maps.shape[where] * np.float32(3)
+    oedema = (1 - smooth_step(spread, lesion.oedema_mm * 0.6, lesion.oedema_mm)) * parts.white[where]
+    paint(part.hu, oedema, lesion.oedema_hu)
+    d += rough * np.float32(0.8)
+    share = occupancy(d, canvas.blur_mm) * parts.inside[where]
+    paint(part.hu, share, lesion.hu + rough * np.float32(1.5))
+    if lesion.core_share:
+        radii = lesion.radii
+        k = lesion.core_share
+        core = ellipsoid(
+            part.x, part.y, part.z, lesion.centre, (radii[0] * k, radii[1] * k, radii[2] * k)
+        )
+        paint(part.hu, occupancy(core + rough, canvas.blur_mm), lesion.core_hu)
+    return where, share
+
+
+def _fracture(canvas: Canvas, maps: HeadMaps, lesion: Fracture) -> tuple[Box, Floats] | None:
+    half = lesion.length_mm / 2
+    where = canvas.box(lesion.centre, (half, half, half))
+    if where is None:
+        return None
+    part = canvas.part(where)
+    plane = np.zeros((), np.float32)
+    for c, c0, n in zip((part.x, part.y, part.z), lesion.centre, lesion.normal, strict=True):
+        plane = plane + (c - np.float32(c0)) * np.float32(n)
+    plane += maps.texture[where] * np.float32(0.8)
+    cut = np.abs(plane) - np.float32(lesion.width_mm / 2)
+    cut = np.maximum(cut, _distance(part.x, part.y, part.z, lesion.centre) - np.float32(half))
+    bone = occupancy(np.maximum(maps.skull[where], -maps.inside[where]), canvas.blur_mm)
+    share = occupancy(cut, canvas.blur_mm) * bone
+    paint(part.hu, share, lesion.hu)
+    return where, share

@@ -1,0 +1,1 @@
+"""Phantom presets: how hard the synthetic heads are."""

@@ -1,0 +1,289 @@
+"""ScanSpec -> HU and truth on any grid.
+
+The head is painted on sub-slices, block by block so that arrays stay in cache; sub-slices are
+averaged over the slice thickness; then the scanner has its say. Cost is linear in voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headct.errors import GeometryError
+from headct.phantom.anatomy import Anatomy
+from headct.phantom.brain import paint_brain
+from headct.phantom.canvas import Canvas
+from headct.phantom.fields import Floats, lattice_nodes, upsampling
+from headct.phantom.findings import Lesion, displacement
+from headct.phantom.head import AIR_HU, paint_head
+from headct.phantom.lesions import Share, paint_lesions
+from headct.phantom.profile import DRAWN_FINDINGS, FINDINGS
+from headct.phantom.scan import (
+    ScanSpec,
+    acquisition_grid,
+    canonical_affine,
+    draw_scan,
+    head_box_mm,
+    mirrored,
+)
+from headct.phantom.scanner import Grid, apply_scanner, paint_table
+from headct.volume.volume import MAX_HU, MIN_HU
+
+__all__ = [
+    "Rendered",
+    "ScanSpec",
+    "acquisition_grid",
+    "canonical_affine",
+    "draw_scan",
+    "head_box_mm",
+    "mirrored",
+    "render_scan",
+]
+
+LATTICE_MM = 9.0
+"""Smooth maps are computed at every ninth millimetre and interpolated."""
+SUBSLICE_MM = 3.5
+"""Slices further apart than this are averaged from several sub-slices."""
+BLOCK_VOXELS = 160_000
+"""Voxels painted at a time: what fits into the cache."""
+SEEN_ML = 0.02
+"""A focal finding is labelled if at least this much of it is in the picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """A rendered scan and the truth about it.
+
+    Attributes:
+        hu: int16 [z y x].
+        masks: finding -> bool [z y x], where it is in the picture and has a place; empty where
+            masks were not asked for.
+        truth: plain JSON values: `labels` (finding -> 0 or 1), `volume_ml`, `midline_shift_mm`,
+            and per planted finding `side`, `location`, `hu` and `severity`.
+    """
+
+    hu: NDArray[np.int16]
+    masks: dict[str, NDArray[np.bool_]]
+    truth: dict[str, Any]
+
+
+def render_scan(
+    spec: ScanSpec,
+    shape_zyx: tuple[int, int, int],
+    affine_zyx: NDArray[np.float64],
+    masks: bool = True,
+    scanner: bool = True,
+) -> Rendered:
+    """Render a scan on a grid.
+
+    Args:
+        spec: see `draw_scan`.
+        shape_zyx: voxels of the grid.
+        affine_zyx: 4x4, voxel index (z, y, x) -> (S, A, R) in mm of the scanner frame; sheared
+            and anisotropic ones are fine.
+        masks: also make truth masks; a quarter slower.
+        scanner: False leaves out calibration, artefacts, kernel and noise.
+
+    Raises:
+        GeometryError: an empty grid or a singular affine.
+    """
+    affine = np.asarray(affine_zyx, dtype=np.float64)
+    if min(shape_zyx) < 1 or affine.shape != (4, 4) or abs(np.linalg.det(affine)) < 1e-9:
+        raise GeometryError("a phantom is rendered on a grid with voxels and an invertible affine")
+    if spec.mirror:
+        affine = _mirror(affine, shape_zyx[2])
+    painted = _Painting(spec, shape_zyx, affine, masks)
+    painted.paint()
+    hu, grid = painted.averaged(painted.hu), Grid.of(shape_zyx, affine)
+    if scanner:
+        hu = apply_scanner(hu, grid, spec.acquisition)
+    stored = np.clip(np.rint(hu), MIN_HU, MAX_HU).astype(np.int16)
+    found = {name: painted.averaged(share) > 0.5 for name, share in painted.shares.items()}
+    if spec.mirror:
+        stored = np.ascontiguousarray(stored[:, :, ::-1])
+        found = {name: np.ascontiguousarray(mask[:, :, ::-1]) for name, mask in found.items()}
+    return Rendered(stored, found, _truth(spec, painted.volume_ml))
+
+
+def _mirror(affine: NDArray[np.float64], n_columns: int) -> NDArray[np.float64]:
+    """The affine whose picture, with its columns reversed, is the mirror image."""
+    flipped = affine.copy()
+    flipped[:3, 3] += affine[:3, 2] * (n_columns - 1)
+    flipped[:3, 2] *= -1
+    flipped[2] *= -1
+    return flipped
+
+
+class _Painting:
+    """The state of one rendering: sub-slices, the smooth map, what has been painted."""
+
+    def __init__(
+        self,
+        spec: ScanSpec,
+        shape_zyx: tuple[int, int, int],
+        affine: NDArray[np.float64],
+        masks: bool,
+    ) -> None:
+        self.spec = spec
+        self.average, self.affine = _subslices(shape_zyx, affine, spec.acquisition)
+        self.shape = (self.average.shape[1], *shape_zyx[1:])
+        self.spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
+        self.hu = np.full(self.shape, AIR_HU, np.float32)
+        self.shares: dict[str, Floats] = {}
+        self.volume_ml: dict[str, float] = {}
+        self.masks = masks
+        self.weights = self.average.sum(axis=0)
+        self.voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) * 1e-3
+
+    def averaged(self, values: Floats) -> Floats:
+        """Sub-slices [s y x] -> slices [z y x]."""
+        n_out, n_sub = self.average.shape
+        if n_out == n_sub and np.array_equal(self.average, np.eye(n_out)):
+            return values
+        return (self.average @ values.reshape(n_sub, -1)).reshape(n_out, *self.shape[1:])
+
+    def paint(self) -> None:
+        """Paint block by block."""
+        skull_map, brain_map, margin = self._lattice()
+        steps = [max(1, round(LATTICE_MM / mm)) for mm in self.spacing]
+        up = [upsampling(n, step) for n, step in zip(self.shape, steps, strict=True)]
+        maps = [up[1] @ (m @ up[2].T) for m in ([skull_map, brain_map] if brain_map is not None else [skull_map])]
+        thickness = max(1, BLOCK_VOXELS // (self.shape[1] * self.shape[2]))
+        index_from_head = self._index_from_head()
+        for start in range(0, self.shape[0], thickness):
+            rows = slice(start, min(start + thickness, self.shape[0]))
+            here = index_from_head.copy()
+            here[0, 3] -= start
+            fine = [
+                (up[0][rows] @ m.reshape(3, m.shape[1], -1)).reshape(3, -1, *self.shape[1:])
+                for m in maps
+            ]
+            canvas = Canvas(
+                self.hu[rows], *fine[0], *fine[-1], float(np.cbrt(self.spacing.prod())), here, margin
+            )
+            if len(fine) == 1:
+                canvas = _same_brain(canvas)
+            self._paint_block(canvas, start)
+
+    def _paint_block(self, canvas: Canvas, start: int) -> None:
+        spec = self.spec
+        maps = paint_head(canvas, spec.anatomy, spec.swellings)
+        parts = paint_brain(canvas, maps, spec.brain)
+        for share in paint_lesions(canvas, maps, parts, spec.lesions):
+            self._keep(share, start)
+        low, _ = head_box_mm(spec)
+        shape = (canvas.hu.shape[0], *self.shape[1:])
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, 0] * start
+        paint_table(canvas.hu, Grid.of(shape, affine), spec.acquisition.table, float(low[1]))
+
+    def _keep(self, share: Share, start: int) -> None:
+        finding, (z, y, x), values = share
+        z = slice(z.start + start, z.stop + start)
+        total = float(values.sum(axis=(1, 2)) @ self.weights[z]) * self.voxel_ml
+        self.volume_ml[finding] = self.volume_ml.get(finding, 0.0) + total
+        if self.masks:
+            kept = self.shares.setdefault(finding, np.zeros(self.shape, np.float32))
+            kept[z, y, x] = np.maximum(kept[z, y, x], values)
+
+    def _lattice(self) -> tuple[Floats, Floats | None, float]:
+        """Head coordinates of a coarse lattice: of the skull, of the brain, and the largest push."""
+        steps = [max(1, round(LATTICE_MM / mm)) for mm in self.spacing]
+        nodes = [
+            (np.arange(lattice_nodes(n, step)) - 1) * step
+            for n, step in zip(self.shape, steps, strict=True)
+        ]
+        index = np.stack(np.meshgrid(*nodes, indexing="ij"), axis=-1).reshape(-1, 3)
+        world = index @ self.affine[:3, :3].T + self.affine[:3, 3]
+        a, anatomy = self.spec.acquisition, self.spec.anatomy
+        upright = (world[:, ::-1] - a.shift_mm) @ a.rotation / np.asarray(anatomy.scale)
+        bend = anatomy.deformation.at(upright)
+        head = upright + bend
+        margin = float(np.abs(bend).max())
+        shape = [len(n) for n in nodes]
+        effects = self.spec.mass_effects
+        skull = head.T.reshape(3, *shape).astype(np.float32)
+        if not effects:
+            return skull, None, margin
+        moved = displacement(effects, head)
+        brain = (head + moved).T.reshape(3, *shape).astype(np.float32)
+        return skull, brain, margin + float(np.abs(moved).max())
+
+    def _index_from_head(self) -> NDArray[np.float64]:
+        a = self.spec.acquisition
+        world_from_head = np.eye(4)
+        world_from_head[:3, :3] = (a.rotation * np.asarray(self.spec.anatomy.scale))[::-1]
+        world_from_head[:3, 3] = a.shift_mm[::-1]
+        return np.asarray(np.linalg.inv(self.affine) @ world_from_head)
+
+
+def _same_brain(canvas: Canvas) -> Canvas:
+    return Canvas(
+        canvas.hu,
+        canvas.x,
+        canvas.y,
+        canvas.z,
+        canvas.x,
+        canvas.y,
+        canvas.z,
+        canvas.blur_mm,
+        canvas.index_from_head,
+        canvas.margin_mm,
+    )
+
+
+def _subslices(
+    shape_zyx: tuple[int, int, int], affine: NDArray[np.float64], acquisition: Any
+) -> tuple[Floats, NDArray[np.float64]]:
+    """Averaging matrix [slices, sub-slices] over the slice thickness, and the sub-slices' affine."""
+    step = float(np.linalg.norm(affine[:3, 0]))
+    n_sub = max(1, int(np.ceil(step / SUBSLICE_MM)))
+    fine = step / n_sub
+    width = max(acquisition.slice_thickness_mm, step)
+    extra = max(0, int(np.ceil((width - step) / 2 / fine - 1e-6)))
+    n_fine = shape_zyx[0] * n_sub + 2 * extra
+    place = (np.arange(n_fine) - extra - (n_sub - 1) / 2) * fine
+    centre = np.arange(shape_zyx[0])[:, None] * step
+    low, high = centre - width / 2, centre + width / 2
+    overlap = np.minimum(high, place + fine / 2) - np.maximum(low, place - fine / 2)
+    average = np.clip(overlap, 0, None)
+    average /= average.sum(axis=1, keepdims=True)
+    moved = affine.copy()
+    moved[:3, 0] = affine[:3, 0] / n_sub
+    moved[:3, 3] = affine[:3, 3] + affine[:3, 0] * (place[0] / step)
+    average[np.abs(average) < 1e-6] = 0
+    return average.astype(np.float32), moved
+
+
+def _truth(spec: ScanSpec, volume_ml: dict[str, float]) -> dict[str, Any]:
+    labels = dict.fromkeys(FINDINGS, 0)
+    planted: dict[str, Any] = {}
+    for lesion in spec.lesions:
+        placed = lesion.finding not in ("atrophy", "oedema")
+        if placed and volume_ml.get(lesion.finding, 0.0) < SEEN_ML:
+            continue
+        labels[lesion.finding] = 1
+        planted[lesion.finding] = _describe(lesion, spec.mirror)
+    shift = spec.midline_shift_mm
+    labels["midline_shift"] = int(abs(shift) >= spec.shift_label_mm)
+    return {
+        "labels": labels,
+        "volume_ml": {f: round(volume_ml.get(f, 0.0), 3) for f in DRAWN_FINDINGS if labels[f]},
+        "midline_shift_mm": round(shift, 2),
+        "findings": planted,
+    }
+
+
+def _describe(lesion: Lesion, mirror: bool) -> dict[str, Any]:
+    side = lesion.side
+    if mirror and side in ("left", "right"):
+        side = "left" if side == "right" else "right"
+    return {
+        "side": side,
+        "location": lesion.location,
+        "hu": round(lesion.hu, 1),
+        "severity": round(lesion.severity, 3),
+    }

@@ -1,0 +1,208 @@
+"""ScanSpec: all that is known of one synthetic scan before it is rendered.
+
+A pure function of preset, site, seed, patient and scan: the patient's head and findings depend on
+(seed, patient) alone, so that one person can be seen by two scanners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headct.phantom.anatomy import VAULT_RADII_MM, Anatomy, Brain, draw_anatomy
+from headct.phantom.draw import draw_lesion, fracture_at
+from headct.phantom.fields import Xyz
+from headct.phantom.findings import (
+    MAX_SEVERITY,
+    Collection,
+    Diffuse,
+    Fracture,
+    Lesion,
+    MassEffect,
+    draw_presence,
+    midline_shift_mm,
+    require_findings,
+)
+from headct.phantom.profile import PhantomPreset, SiteProfile
+from headct.phantom.scanner import Acquisition, draw_acquisition
+from headct.volume.preprocessing import Preprocessing
+
+ANATOMY, FINDINGS, ACQUISITION = 1, 2, 3
+"""Last word of the seeds of the three independent draws."""
+
+
+@dataclass(frozen=True)
+class ScanSpec:
+    """One scan to render.
+
+    Attributes:
+        shift_label_mm: midline shift is labelled from here.
+        mirror: render the mirror image of everything, noise included.
+    """
+
+    seed: int
+    patient: int
+    scan: int
+    site: str
+    anatomy: Anatomy
+    lesions: tuple[Lesion, ...]
+    acquisition: Acquisition
+    shift_label_mm: float
+    mirror: bool = False
+
+    @property
+    def mass_effects(self) -> tuple[MassEffect, ...]:
+        """All displacements of the brain."""
+        return tuple(effect for lesion in self.lesions for effect in lesion.mass_effect())
+
+    @property
+    def midline_shift_mm(self) -> float:
+        """Shift of the septum, positive to the right."""
+        return midline_shift_mm(self.mass_effects) * (-1 if self.mirror else 1)
+
+    @property
+    def brain(self) -> Brain:
+        """The brain, changed by diffuse findings."""
+        brain = self.anatomy.brain
+        for lesion in self.lesions:
+            if isinstance(lesion, Diffuse):
+                brain = lesion.applied(brain)
+        return brain
+
+    @property
+    def swellings(self) -> list[tuple[Xyz, float]]:
+        """Scalp swellings, benign or over a fracture."""
+        found = [
+            (lesion.centre, lesion.swelling_mm)
+            for lesion in self.lesions
+            if isinstance(lesion, Fracture) and lesion.swelling_mm
+        ]
+        benign = self.anatomy.skull.swelling
+        return found if benign is None else [*found, benign]
+
+
+def draw_scan(
+    preset: PhantomPreset,
+    site: SiteProfile,
+    seed: int,
+    patient: int,
+    scan: int = 0,
+    findings: Mapping[str, bool | float] | None = None,
+) -> ScanSpec:
+    """Draw one scan of one patient at one site.
+
+    Args:
+        preset: difficulty and prevalences.
+        site: the hospital whose scanner is used.
+        seed: of the whole archive.
+        patient: number of the patient; head and findings depend on (seed, patient) only.
+        scan: number of the scan of this patient.
+        findings: where given, exactly these are planted: True, or a severity above 0.
+
+    Raises:
+        UsageError: an unknown finding.
+    """
+    anatomy = draw_anatomy(np.random.default_rng([seed, patient, ANATOMY]), preset)
+    rng = np.random.default_rng([seed, patient, scan, ACQUISITION, *site.name.encode()])
+    return ScanSpec(
+        seed=seed,
+        patient=patient,
+        scan=scan,
+        site=site.name,
+        anatomy=anatomy,
+        lesions=_draw_lesions(preset, seed, patient, anatomy, findings),
+        acquisition=draw_acquisition(rng, site, preset),
+        shift_label_mm=preset.shift_label_mm,
+    )
+
+
+def _draw_lesions(
+    preset: PhantomPreset,
+    seed: int,
+    patient: int,
+    anatomy: Anatomy,
+    wanted: Mapping[str, bool | float] | None,
+) -> tuple[Lesion, ...]:
+    rng = np.random.default_rng([seed, patient, FINDINGS])
+    present = draw_presence(rng, preset)
+    if wanted is not None:
+        present = require_findings(wanted)
+    lesions: list[Lesion] = []
+    for finding in present:
+        severity = min(float(rng.random()) * preset.severity, MAX_SEVERITY)
+        asked = True if wanted is None else wanted[finding]
+        if not isinstance(asked, bool):
+            severity = float(asked)
+        lesions.append(draw_lesion(rng, finding, severity, anatomy))
+    bleeding = next((m for m in lesions if isinstance(m, Collection) and m.finding == "edh"), None)
+    if bleeding is not None:
+        lesions = [
+            fracture_at(rng, m.severity, bleeding.centre, bleeding.side, anatomy)
+            if isinstance(m, Fracture)
+            else m
+            for m in lesions
+        ]
+    return tuple(lesions)
+
+
+def mirrored(spec: ScanSpec) -> ScanSpec:
+    """The mirror image of a scan: rendered on a grid that is symmetric about the middle, it is
+    the same volume with left and right exchanged.
+    """
+    return replace(spec, mirror=not spec.mirror)
+
+
+def head_box_mm(spec: ScanSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest corner (S, A, R) in mm of the cranium in the scanner frame.
+
+    Analytic: the box of the turned ellipsoid of the scalp; face, ears and neck are left out, and
+    the smooth deformation of the head is not seen.
+    """
+    skull, a = spec.anatomy.skull, spec.acquisition
+    top = skull.parietal + skull.scalp
+    back = 0.5 * (skull.frontal + skull.occipital) + skull.scalp
+    radii = np.add(VAULT_RADII_MM, (skull.temporal + skull.scalp, back, top))
+    radii = radii * spec.anatomy.scale
+    offset = np.array([0.0, 0.5 * (skull.frontal - skull.occipital), 0.0])
+    half = np.sqrt((a.rotation**2) @ (radii**2))
+    centre = a.rotation @ offset + a.shift_mm
+    low, high = centre - half, centre + half
+    if spec.mirror:
+        low[0], high[0] = -high[0], -low[0]
+    return low[::-1].copy(), high[::-1].copy()
+
+
+def canonical_affine(spec: ScanSpec, preprocessing: Preprocessing) -> NDArray[np.float64]:
+    """Affine of the canonical grid around the head: centred in plane, top-aligned at the vertex.
+
+    Voxel index (z, y, x) -> (S, A, R) in mm, as ingest makes it from the scanned head.
+    """
+    low, high = head_box_mm(spec)
+    spacing = np.asarray(preprocessing.spacing_mm_zyx)
+    extent = (np.asarray(preprocessing.shape_zyx) - 1) * spacing
+    first = (low + high) / 2 - extent / 2
+    first[0] = high[0] + preprocessing.vertex_margin_mm - spacing[0] / 2 - extent[0]
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = first
+    return affine
+
+
+def acquisition_grid(spec: ScanSpec) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """Shape and affine of the slices that the scanner made: contiguous, sheared by gantry tilt."""
+    a = spec.acquisition
+    pixel = a.fov_mm / a.matrix
+    step = a.slice_thickness_mm
+    n_slices = int(np.ceil((a.below_mm + a.above_mm) / step))
+    tilt = np.deg2rad(a.gantry_tilt_deg)
+    affine = np.zeros((4, 4))
+    affine[0, 0] = step
+    affine[:2, 1] = (np.sin(tilt) * pixel, np.cos(tilt) * pixel)
+    affine[2, 2] = pixel
+    affine[3, 3] = 1
+    middle = (a.matrix - 1) / 2
+    affine[:3, 3] = -affine[:3, 1] * middle - affine[:3, 2] * middle
+    affine[0, 3] -= a.below_mm - step / 2
+    return (n_slices, a.matrix, a.matrix), affine

@@ -1,0 +1,1 @@
+"""Site profiles: the scanners and protocols of a synthetic hospital."""
