@@ -13,7 +13,7 @@ import pytest
 from pydicom import dcmread
 
 from headct.phantom.dicom import COMMENT, SeriesHeader, encode_series
-from headct.phantom.files import phantom_uid, write_files
+from headct.phantom.files import phantom_uid
 from headct.volume.read import read_series
 
 SYNTAXES = ("explicit", "deflated", "rle", "jpeg2000")
@@ -51,6 +51,11 @@ def native_affine(tilt_deg: float = 0.0) -> np.ndarray:
     affine[:3, 2] = 0, 0, -2
     affine[:3, 3] = -40, 40, 38
     return affine
+
+
+def write_files(folder: Path, files: list[bytes]) -> None:
+    for number, file in enumerate(files):
+        (folder / f"IM{number:04d}").write_bytes(file)
 
 
 def blob_volume() -> np.ndarray:
@@ -100,7 +105,7 @@ def test_valid_by_dciodvfy(tmp_path: Path, header: SeriesHeader, syntax: str) ->
     tilted = replace(header, layout="signed16", tilt_deg=-15.0, contrast_agent="IOHEXOL")
     write_files(tmp_path, encode_series(blob_volume(), native_affine(-15), tilted, syntax)[:1])
     answer = subprocess.run(
-        ["dciodvfy", "-new", tmp_path / "IM0001"], capture_output=True, text=True, check=False
+        ["dciodvfy", "-new", tmp_path / "IM0000"], capture_output=True, text=True, check=False
     )
     lines = (answer.stdout + answer.stderr).strip().splitlines()
     assert lines == ["CTImage"]

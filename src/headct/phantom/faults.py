@@ -26,14 +26,14 @@ class Fault:
 
     Attributes:
         name: kebab-case, for people.
-        reason: what ingest must say about it; None: it must be accepted without a warning.
+        reason: what ingest must say about it.
         plant: a head series -> the files to write instead of it, or beside it.
         replaces: the files stand for the head series; False: they lie beside the whole series.
         per_file: ingest speaks about the file, not about a series.
     """
 
     name: str
-    reason: Reason | None
+    reason: Reason
     plant: Callable[[HeadSeries], Files]
     replaces: bool = True
     per_file: bool = False
@@ -232,7 +232,7 @@ def _setting(**elements: object) -> Callable[[HeadSeries], Files]:
     return lambda series: _with(series, **elements)
 
 
-FAULTS: tuple[Fault, ...] = (
+_ALL = (
     Fault("localizer", Reason.LOCALIZER, decoys.localizer, replaces=False),
     Fault("dose-report", Reason.SECONDARY_CAPTURE, decoys.dose_report, replaces=False),
     Fault("structured-report", Reason.NOT_IMAGE, decoys.structured_report, False, per_file=True),
@@ -275,4 +275,5 @@ FAULTS: tuple[Fault, ...] = (
     Fault("vertex-cut", Reason.VERTEX_CUT, vertex_cut),
     Fault("infant", Reason.CHILD, infant),
 )
-"""One of each; RELIABILITY section 1 as far as it goes."""
+FAULTS: dict[str, Fault] = {fault.name: fault for fault in _ALL}
+"""By name. Source: RELIABILITY section 1, as far as it goes."""

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
 
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -110,13 +109,6 @@ def recompress(file: bytes, transfer_syntax: str) -> bytes:
     return file_bytes(image)
 
 
-def write_files(folder: Path, files: Sequence[bytes], names: Sequence[str] = ()) -> None:
-    """Write files into a folder, as IM0001 ... where no names are given."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, file in zip(names or _image_names(len(files)), files, strict=True):
-        (folder / name).write_bytes(file)
-
-
 def meta_header(sop_class: str, sop_instance: str, transfer_syntax: str) -> FileMetaDataset:
     """File meta information; the same bytes whatever library version writes it."""
     meta = FileMetaDataset()
@@ -127,7 +119,3 @@ def meta_header(sop_class: str, sop_instance: str, transfer_syntax: str) -> File
     meta.ImplementationClassUID = phantom_uid("implementation")
     meta.ImplementationVersionName = "HEADCT_PHANTOM"
     return meta
-
-
-def _image_names(n: int) -> list[str]:
-    return [f"IM{i + 1:04d}" for i in range(n)]

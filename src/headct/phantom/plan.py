@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import lru_cache
 from itertools import count
 from typing import Literal
 
 import numpy as np
 
 from headct.phantom.dicom import TransferSyntax
-from headct.phantom.faults import FAULTS, Fault
+from headct.phantom.faults import FAULTS
 from headct.phantom.profile import PhantomPreset, SiteProfile, load_site
 
 Split = Literal["train", "tune", "test"]
@@ -26,9 +27,26 @@ SYNTAX_OF_REST: dict[int, TransferSyntax] = {7: "rle", 15: "jpeg2000", 23: "defl
 LAYOUT_OF_REST: dict[int, Layout] = {3: "spread", 11: "mixed"}
 """Every 40th study is stored in this way, every 16th lies in the folders like that."""
 
-_FIRST_NAMES: tuple[str, ...] = ("Amber", "Basil", "Clover", "Flint", "Hazel", "Juniper", "Laurel", "Maple")
+_FIRST_NAMES: tuple[str, ...] = (
+    "Amber",
+    "Basil",
+    "Clover",
+    "Flint",
+    "Hazel",
+    "Juniper",
+    "Laurel",
+    "Maple",
+)
 _FIRST_NAMES += ("Olive", "Pearl", "Reed", "Rowan", "Sage", "Sorrel", "Wren", "Yarrow")
-_LAST_NAMES: tuple[str, ...] = ("Alder", "Basalt", "Cobalt", "Dolomite", "Feldspar", "Gneiss", "Hornbeam")
+_LAST_NAMES: tuple[str, ...] = (
+    "Alder",
+    "Basalt",
+    "Cobalt",
+    "Dolomite",
+    "Feldspar",
+    "Gneiss",
+    "Hornbeam",
+)
 _LAST_NAMES += ("Larch", "Marble", "Obsidian", "Quartz", "Spruce", "Tamarack", "Zircon")
 
 
@@ -51,7 +69,7 @@ class Study:
         site_index: of `preset.sites`; the first is the internal one.
         scan: 0 for a patient's first scan, 1 for the second.
         split: None for a faulty study, which has no label.
-        fault: what is planted in it, if anything.
+        fault: name of what is planted in it, if anything.
     """
 
     index: int
@@ -62,7 +80,7 @@ class Study:
     day: date
     time: str
     split: Split | None
-    fault: Fault | None
+    fault: str | None
     layout: Layout
     transfer_syntax: TransferSyntax
 
@@ -84,9 +102,10 @@ def plan_studies(preset: PhantomPreset) -> list[Study]:
     return studies + (_faulty(preset, sites, index) if preset.faults else [])
 
 
-def archive_sites(preset: PhantomPreset) -> list[SiteProfile]:
-    """The site profiles, their scanners held to the preset's coarsest wishes."""
-    return [_coarsened(load_site(site), preset) for site in preset.sites]
+@lru_cache(maxsize=4)
+def archive_sites(preset: PhantomPreset) -> tuple[SiteProfile, ...]:
+    """The site profiles, with slices as coarse as the preset asks for."""
+    return tuple(_coarsened(load_site(site), preset) for site in preset.sites)
 
 
 def _coarsened(site: SiteProfile, preset: PhantomPreset) -> SiteProfile:
@@ -134,7 +153,7 @@ def _study(
     number: int,
     scan: int,
     split: Split | None,
-    fault: Fault | None = None,
+    fault: str | None = None,
 ) -> Study:
     rng = np.random.default_rng([preset.seed, number, 2])
     name = f"{rng.choice(_LAST_NAMES)}^{rng.choice(_FIRST_NAMES)}"

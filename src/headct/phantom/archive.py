@@ -1,0 +1,159 @@
+"""Two synthetic hospitals on disk: the whole of `headct phantom`.
+
+ARCHIVE/  dicom/<site>/ST00001/...   CT series and everything else that lies in an archive
+          labels.csv                 one row per labelled study: 1, 0 or nothing per finding
+          truth/findings.parquet     every finding with side, place, HU, volume; midline shift
+          truth/masks/<uid>.npz      where it is, on the grid of the series
+          truth/planted.csv          what was planted, and what ingest must say about it
+          pool/                      store of unlabelled scans
+          config.toml  run.json      the recipe, and how it was run
+
+Safe against a kill at any moment: a study counts once its line is in the journal, and the same
+command goes on from there to the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headct.atomic import replacing, write_text
+from headct.config import to_toml
+from headct.errors import UsageError
+from headct.phantom.plan import Study, plan_studies
+from headct.phantom.pool import write_pool
+from headct.phantom.profile import FINDINGS, PhantomPreset
+from headct.phantom.study import StudyJob, StudyRecord, make_study
+from headct.phantom.workers import in_order
+from headct.progress import tracking
+from headct.run import append_jsonl, read_jsonl, write_run_record
+
+CONFIG = "config.toml"
+JOURNAL = ".journal.jsonl"
+LABELS = "labels.csv"
+STAGING = ".staging"
+
+LABEL_COLUMNS = ("study_uid", "patient_id", "site", "split", *FINDINGS)
+PLANTED_COLUMNS = ("what", "site", "study_uid", "series_uid", "path", "status", "reason")
+TRUTH_SCHEMA = pa.schema(
+    [
+        pa.field("study_uid", pa.string(), nullable=False),
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("finding", pa.string(), nullable=False),
+        pa.field("side", pa.string()),
+        pa.field("location", pa.string()),
+        pa.field("severity", pa.float64()),
+        pa.field("hu", pa.float64()),
+        pa.field("volume_ml", pa.float64()),
+        pa.field("midline_shift_mm", pa.float64()),
+    ]
+)
+"""Columns of truth/findings.parquet: one row per finding that is there. `midline_shift_mm` is that
+of the whole scan, positive to the patient's right."""
+
+
+def write_archive(preset: PhantomPreset, folder: Path, n_workers: int) -> str:
+    """Make an archive, or go on with one that was interrupted.
+
+    Args:
+        preset: what it holds.
+        folder: made where it is absent.
+        n_workers: processes; the result does not depend on it.
+
+    Returns:
+        What is there, in a few lines.
+
+    Raises:
+        UsageError: the folder holds something else, or an archive of another recipe.
+    """
+    _require_ours(preset, folder)
+    if not (folder / CONFIG).exists():
+        write_run_record(folder, preset, seed=preset.seed, verb="phantom")
+    studies = plan_studies(preset)
+    if not (folder / LABELS).exists():
+        _write_tables(folder, _make_studies(preset, studies, folder, n_workers))
+    (folder / JOURNAL).unlink(missing_ok=True)
+    n_pool = write_pool(preset, folder / "pool", n_workers) if preset.n_pool else 0
+    return _summary(folder, studies, n_pool)
+
+
+def _require_ours(preset: PhantomPreset, folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder.name!r} is a file", remedy="give a folder to --out")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    config = folder / CONFIG
+    if not config.exists():
+        raise UsageError(
+            f"{folder.name!r} holds other things than a phantom archive",
+            remedy="give an empty or new folder to --out",
+        )
+    if config.read_text(encoding="utf-8") != to_toml(preset):
+        raise UsageError(
+            f"{folder.name!r} was made with another recipe or seed",
+            remedy=f"give another --out, remove the folder, or run with its own {CONFIG}",
+        )
+
+
+def _make_studies(
+    preset: PhantomPreset, studies: list[Study], folder: Path, n_workers: int
+) -> list[StudyRecord]:
+    """Records of all studies in their order; those in the journal are not made again."""
+    journal = folder / JOURNAL
+    records = {row["index"]: cast(StudyRecord, row) for row in read_jsonl(journal)}
+    # the last line may have been torn by a kill: what follows must start on a line of its own
+    write_text(journal, "".join(json.dumps(row) + "\n" for row in records.values()))
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+    left = [study for study in studies if study.index not in records]
+    jobs = [StudyJob(preset, study, str(folder)) for study in left]
+    with tracking("studies", len(studies), "studies") as tracker:
+        tracker.advance(len(records))
+        for record in in_order(make_study, jobs, n_workers):
+            append_jsonl(journal, [dict(record)])
+            records[record["index"]] = record
+            tracker.advance()
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+    return [records[study.index] for study in studies]
+
+
+def _write_tables(folder: Path, records: list[StudyRecord]) -> None:
+    """Truth first, labels last: where labels.csv is, all else is complete."""
+    truth = folder / "truth"
+    planted = [row for record in records for row in record["planted"]]
+    write_text(truth / "planted.csv", _csv(PLANTED_COLUMNS, planted))
+    findings = [row for record in records for row in record["findings"]]
+    with replacing(truth / "findings.parquet") as aside:
+        pq.write_table(pa.Table.from_pylist(findings, schema=TRUTH_SCHEMA), aside)
+    labels = [record["label"] for record in records if record["label"]]
+    write_text(folder / LABELS, _csv(LABEL_COLUMNS, labels))
+
+
+def _csv(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _summary(folder: Path, studies: list[Study], n_pool: int) -> str:
+    lines = [f"archive: {folder}"]
+    lines += [f"  {site}: {text}" for site, text in _counts(studies)]
+    return "\n".join([*lines, f"  pool: {n_pool} unlabelled scans"])
+
+
+def _counts(studies: list[Study]) -> Iterator[tuple[str, str]]:
+    for site in dict.fromkeys(study.site for study in studies):
+        here = [study for study in studies if study.site == site]
+        labelled = [study.split for study in here if study.split]
+        splits = ", ".join(f"{labelled.count(s)} {s}" for s in dict.fromkeys(labelled))
+        n_faulty = len(here) - len(labelled)
+        yield site, f"{len(labelled)} labelled studies ({splits}), {n_faulty} with a planted fault"

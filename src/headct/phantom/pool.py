@@ -1,0 +1,103 @@
+"""The unlabelled pool: scans rendered on the canonical grid, straight into a store."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headct.dicom.pseudonym import Pseudonymizer
+from headct.dicom.reasons import Status
+from headct.phantom.files import phantom_uid
+from headct.phantom.plan import POOL_PATIENTS_FROM, archive_sites
+from headct.phantom.profile import PhantomPreset
+from headct.phantom.render import render_scan
+from headct.phantom.scan import ScanSpec, canonical_affine, draw_scan
+from headct.phantom.workers import in_order
+from headct.progress import tracking
+from headct.store.writer import StoreWriter
+from headct.volume.preprocessing import PRESETS
+
+SCANS_PER_JOB = 8
+
+
+@dataclass(frozen=True)
+class _Job:
+    preset: PhantomPreset
+    first: int
+    last: int
+
+
+PoolScan = tuple[NDArray[np.int16], dict[str, Any]]
+
+
+def write_pool(preset: PhantomPreset, folder: Path, n_workers: int) -> int:
+    """Render what the pool still lacks; returns the number of scans in it.
+
+    Scan i is a pure function of the preset and i, and the store keeps them in that order: a pool
+    that was interrupted goes on where it stopped and ends the same.
+    """
+    with StoreWriter(folder, PRESETS[preset.pool_grid]) as store:
+        starts = range(len(store), preset.n_pool, SCANS_PER_JOB)
+        jobs = (_Job(preset, i, min(i + SCANS_PER_JOB, preset.n_pool)) for i in starts)
+        with tracking("pool", preset.n_pool) as tracker:
+            tracker.advance(len(store))
+            for scans in in_order(_render, jobs, n_workers):
+                for hu, row in scans:
+                    store.append(hu, row)
+                    store.record(_item(row))
+                tracker.advance(len(scans))
+        return len(store)
+
+
+def _render(job: _Job) -> list[PoolScan]:
+    return [pool_scan(job.preset, i) for i in range(job.first, job.last)]
+
+
+def pool_scan(preset: PhantomPreset, i: int) -> PoolScan:
+    """Scan i of the pool on the canonical grid, and its manifest row."""
+    grid = PRESETS[preset.pool_grid]
+    spec = draw_scan(preset, archive_sites(preset)[0], preset.seed, POOL_PATIENTS_FROM + i)
+    affine = canonical_affine(spec, grid)
+    rendered = render_scan(spec, grid.shape_zyx, affine, masks=False)
+    return rendered.hu, _row(preset, spec, affine)
+
+
+def _row(preset: PhantomPreset, spec: ScanSpec, affine: NDArray[np.float64]) -> dict[str, Any]:
+    """The manifest row; ids are pseudonyms as everywhere, under a key that the seed gives."""
+    scanner = spec.acquisition
+    name = _pseudonyms(preset.seed)
+    uid = phantom_uid(preset.seed, spec.patient, spec.scan)
+    return {
+        "scan_id": name.scan_id(uid),
+        "patient_id": name.patient_id(str(spec.patient)),
+        "study_id": name.study_id(uid),
+        "series_id": name.series_id(uid),
+        "status": Status.ACCEPTED.value,
+        "flags": [],
+        "site": spec.site,
+        "modality": "CT",
+        "manufacturer": scanner.manufacturer,
+        "model": scanner.model,
+        "kernel": scanner.kernel,
+        "kvp": float(scanner.kvp),
+        "slice_thickness_mm": scanner.slice_thickness_mm,
+        "age_years": float(spec.anatomy.age_years),
+        "sex": spec.anatomy.sex,
+        "affine_zyx": affine,
+        "provenance": '[{"step": "phantom"}]',
+    }
+
+
+def _pseudonyms(seed: int) -> Pseudonymizer:
+    return Pseudonymizer(hashlib.sha256(f"headct phantom pool {seed}".encode()).digest())
+
+
+def _item(row: dict[str, Any]) -> dict[str, Any]:
+    """The line of items.jsonl that says where a scan came from."""
+    known = {"source": row["series_id"], "series": row["series_id"], "status": row["status"]}
+    return known | {"reason": "", "message": "", "scan_id": row["scan_id"]}
