@@ -7,7 +7,7 @@ import pytest
 
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.errors import LabelError
-from headct.store.labels import read_labels, refused_ids
+from headct.store.labels import needs_key, read_labels, refused_ids
 
 KEY = b"0123456789abcdef"
 NAMES = Pseudonymizer(KEY)
@@ -230,7 +230,16 @@ def test_a_drawn_split_follows_its_seed_and_its_shares():
 
 
 def test_some_findings_can_be_asked_for(tmp_path):
-    labels = read_labels(table(tmp_path), manifest_of(), KEY)
-    assert labels.only(["iph"]).values.shape == (N, 1)
+    path = table(
+        tmp_path, rows_with(_0_1="left")
+    )  # a column that is not asked for may hold anything
+    labels = read_labels(path, manifest_of(), KEY, findings=["iph"])
+    assert labels.findings == ("iph",)
+    assert labels.values.shape == (N, 1)
     with pytest.raises(LabelError, match="no column for edh"):
-        labels.only(["edh"])
+        read_labels(path, manifest_of(), KEY, findings=["edh"])
+
+
+@pytest.mark.parametrize(("key", "needed"), [("study_uid", True), ("scan_id", False)])
+def test_only_raw_identifiers_need_the_key(tmp_path, key, needed):
+    assert needs_key(table(tmp_path, header=f"{key},sdh,iph")) is needed

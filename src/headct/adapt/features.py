@@ -36,6 +36,7 @@ class FeatureTable:
         source: encoder, random-init, histogram or blocks.
         bundle_hash: of the weights; empty where no network took part.
         preprocessing_hash: of the canonical volumes.
+        init_seed: of the weights of random-init.
     """
 
     scan_id: NDArray[np.object_]
@@ -45,6 +46,7 @@ class FeatureTable:
     source: str
     bundle_hash: str
     preprocessing_hash: str
+    init_seed: int = 0
 
     def __len__(self) -> int:
         return len(self.scan_id)
@@ -73,6 +75,7 @@ def tabulate(
     *,
     source: str,
     bundle_hash: str = "",
+    init_seed: int = 0,
     batch_scans: int = 16,
 ) -> FeatureTable:
     """Run a function over every scan of a store.
@@ -82,6 +85,7 @@ def tabulate(
         featurise: HU [b z y x] -> named vectors [b d].
         source: what the function is, for the table.
         bundle_hash: of the weights that it uses.
+        init_seed: of weights that were never trained.
         batch_scans: scans per call.
     """
     parts = list(_batches(store, featurise, batch_scans))
@@ -94,6 +98,7 @@ def tabulate(
         source=source,
         bundle_hash=bundle_hash,
         preprocessing_hash=store.preprocessing.hash,
+        init_seed=init_seed,
     )
 
 
@@ -116,7 +121,11 @@ def write_features(path: Path, table: FeatureTable) -> None:
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     for name in HASHES:
         columns[name] = pa.array([getattr(table, name)] * len(table)).dictionary_encode()
-    about = {"source": table.source, "vectors": list(table.vectors)}
+    about = {
+        "source": table.source,
+        "vectors": list(table.vectors),
+        "init_seed": table.init_seed,
+    }
     data = pa.table(columns).replace_schema_metadata({ABOUT: json.dumps(about).encode()})
     with replacing(path) as aside:
         pq.write_table(data, aside, compression="zstd")
@@ -153,6 +162,7 @@ def read_features(path: Path) -> FeatureTable:
         source=about["source"],
         bundle_hash=_only(data, "bundle_hash"),
         preprocessing_hash=_only(data, "preprocessing_hash"),
+        init_seed=about.get("init_seed", 0),
     )
 
 

@@ -68,6 +68,7 @@ def run_fewshot(
         source=table.source,
         vectors=tuple(table.vectors),
         bundle_hash=table.bundle_hash,
+        init_seed=table.init_seed,
         preprocessing=preprocessing,
         n_train=n_train,
         n_positive=n_positive,

@@ -84,6 +84,7 @@ def run_probe(
         source=table.source,
         vectors=readout.vectors,
         bundle_hash=table.bundle_hash,
+        init_seed=table.init_seed,
         preprocessing=preprocessing,
         n_train=n_train,
         n_positive=n_positive,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +58,16 @@ class TaskInfo(Config):
     """Vectors that the readout of a probe joins."""
     bundle_hash: str
     """Of the encoder that the task starts from; empty where there is none."""
+    init_seed: int = 0
+    """Of the weights of random-init features."""
     preprocessing: Preprocessing
     n_train: dict[str, int]
     """Labelled training scans per finding."""
     n_positive: dict[str, int]
     """Of these, scans with the finding."""
     seed: int
+    network: dict[str, Any] = Field(default={})
+    """Architecture of a network that is no encoder; its weights are all in head.safetensors."""
     regularisation_c: dict[str, float] = Field(default={})
     """Inverse strength that cross-validation chose, per finding."""
 
@@ -77,12 +81,12 @@ class Task:
     arrays: Arrays
 
     def score_vectors(self, vectors: Vectors) -> NDArray[np.float64]:
-        """Scores in [0, 1] of a probe: named vectors [n d] -> [n f].
+        """Scores in [0, 1]: named vectors [n d] -> [n f].
 
         Raises:
-            MismatchError: the task is no probe, or the vectors are of another kind.
+            MismatchError: the task has no such head, or the vectors are of another kind.
         """
-        if self.info.kind != "probe":
+        if "weight" not in self.arrays:
             raise MismatchError(
                 f"a {self.info.kind} task does not read features", remedy="score volumes with it"
             )

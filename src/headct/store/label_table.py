@@ -79,14 +79,22 @@ def _read_parquet(path: Path) -> tuple[list[str], Rows]:
     ]
 
 
-def finding_columns(header: list[str], about_scan: Sequence[str]) -> tuple[str, ...]:
-    """The columns that are findings: all that are not about the scan."""
+def finding_columns(
+    header: list[str], about_scan: Sequence[str], wanted: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """The columns that are findings: those asked for, or all that are not about the scan."""
     findings = tuple(name for name in header if name not in about_scan)
     if not findings:
         raise LabelError(
             "the label table has no findings", remedy="add a column of 1, 0 or nothing"
         )
-    return findings
+    absent = [name for name in wanted or () if name not in findings]
+    if absent:
+        raise LabelError(
+            f"the label table has no column for {', '.join(absent)}",
+            remedy=f"it has: {', '.join(findings)}",
+        )
+    return findings if wanted is None else tuple(wanted)
 
 
 def finding_values(rows: Rows, findings: tuple[str, ...]) -> np.ndarray:

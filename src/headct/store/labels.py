@@ -23,6 +23,7 @@ from headct.store.label_table import (
 from headct.store.splits import SPLITS, draw_splits, group_scans, require_disjoint
 
 KEYS = ("scan_id", "study_id", "study_uid", "patient_id")
+RAW_KEYS = ("study_uid", "patient_id")
 ABOUT_SCAN = (*KEYS, "series_id", "series_uid", "site", "split", "age_years", "sex")
 """Columns that are not findings."""
 
@@ -57,27 +58,13 @@ class Labels:
         arrays = ("values", "scan_id", "row", "patient_id", "study_id", "site", "split")
         return replace(self, **{name: getattr(self, name)[positions] for name in arrays})
 
-    def only(self, findings: Sequence[str]) -> Labels:
-        """The labels of some of the findings.
-
-        Raises:
-            LabelError: a finding has no column.
-        """
-        unknown = [name for name in findings if name not in self.findings]
-        if unknown:
-            raise LabelError(
-                f"no column for {', '.join(unknown)}",
-                remedy=f"the table has: {', '.join(self.findings)}",
-            )
-        columns = [self.findings.index(name) for name in findings]
-        return replace(self, findings=tuple(findings), values=self.values[:, columns])
-
 
 def read_labels(
     path: Path,
     manifest: pa.Table,
     key: bytes | None = None,
     *,
+    findings: Sequence[str] | None = None,
     refused: frozenset[str] = frozenset(),
     allow_missing: bool = False,
     seed: int = 0,
@@ -93,6 +80,7 @@ def read_labels(
         path: the table.
         manifest: of the store: scan_id, patient_id, study_id, row, hu_sha256, and site.
         key: the secret that made the store's pseudonyms; needed for `study_uid` and `patient_id`.
+        findings: only these columns; None takes all.
         refused: scan and study ids that ingest refused: rows about them are left out and counted.
         allow_missing: leave out rows about scans that the store never saw, too.
         seed: of the drawn split.
@@ -109,12 +97,12 @@ def read_labels(
     scans = _Scans(manifest)
     matches = [scans.rows_of(key_column, name) for name in ids]
     notes = _require_known(matches, ids, refused, allow_missing)
-    findings = finding_columns(header, ABOUT_SCAN)
-    values = finding_values(rows, findings)
+    names = finding_columns(header, ABOUT_SCAN, findings)
+    values = finding_values(rows, names)
     line = np.repeat(np.arange(len(rows)), [len(found) for found in matches])
     row = np.array([r for found in matches for r in found], dtype=np.int64)
     labels = Labels(
-        findings=findings,
+        findings=names,
         values=values[line],
         scan_id=scans.scan_id[row],
         row=scans.store_row[row],
@@ -134,6 +122,11 @@ def read_labels(
         labels = replace(labels, split=draw_splits(groups.index, seed))
         more_notes.append(f"no column split: drawn by patient with seed {seed}")
     return replace(labels, notes=(*notes, *more_notes))
+
+
+def needs_key(path: Path) -> bool:
+    """Whether the table names scans by identifiers that only the site's key turns into pseudonyms."""
+    return _key_column(*read_table(path)) in RAW_KEYS
 
 
 def refused_ids(items: Path) -> frozenset[str]:
@@ -193,7 +186,7 @@ def _key_column(header: list[str], rows: Rows) -> str:
 
 def _pseudonyms(rows: Rows, column: str, key: bytes | None) -> list[str]:
     names = [row[column] for row in rows]
-    if column not in ("study_uid", "patient_id"):
+    if column not in RAW_KEYS:
         return names
     if key is None:
         raise LabelError(

@@ -1,0 +1,174 @@
+"""Fine-tuning: labelled scans and a start -> TASK, with everything learnt on train scans alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import nn
+
+from headct.adapt.batches import LabelledScans
+from headct.adapt.cnn import Cnn3d, CnnConfig
+from headct.adapt.network import VECTORS, EncoderNet
+from headct.adapt.predictions import to_predictions, write_predictions
+from headct.adapt.probe import ProbeConfig, draw_train, require_trainable
+from headct.adapt.scoring import score_store, scorer
+from headct.adapt.start import Start
+from headct.adapt.supervise import METRICS, SuperviseConfig, supervise
+from headct.adapt.task import (
+    BUNDLE,
+    HEAD,
+    PREDICTIONS,
+    TaskInfo,
+    choose_thresholds,
+    count_labels,
+    load_task,
+    replacing_folder,
+    save_head,
+    save_info,
+)
+from headct.model.bundle import save_bundle
+from headct.run import write_run_record
+from headct.store.labels import Labels
+from headct.store.store import Store
+from headct.train.runtime import start_runtime
+
+KINDS = {"bundle": "finetune", "vit": "scratch-vit", "cnn3d": "scratch-cnn3d"}
+
+
+class FinetuneConfig(SuperviseConfig):
+    """A recipe of `headct finetune`."""
+
+    token_fraction: float = 1.0
+    """Share of a scan's tokens that a ViT computes in a training step, drawn anew each time."""
+    probe: ProbeConfig = ProbeConfig()
+    """How the head is fitted on frozen features before a bundle is fine-tuned."""
+    cnn: CnnConfig = CnnConfig()
+    """Architecture of the convolutional network."""
+
+
+def run_finetune(
+    store: Store,
+    labels: Labels,
+    start: Start,
+    out: Path,
+    config: FinetuneConfig,
+    *,
+    n_labels: int | None = None,
+    seed: int = 0,
+) -> TaskInfo:
+    """Train on the train scans for a fixed budget; thresholds from tune; score tune and test once.
+
+    Nothing is selected by looking at a score: the weights kept are the moving average at the end.
+    Stopped runs go on from the last checkpoint in a folder beside `out`.
+
+    Args:
+        store: canonical volumes.
+        labels: of scans of that store.
+        start: a bundle, or new weights.
+        out: the task folder; a task that is there is replaced at the end.
+        config: the recipe.
+        n_labels: use only this many train scans; the same ones as `run_probe` with this seed.
+        seed: of that draw, of new weights, of order and augmentation.
+
+    Raises:
+        LabelError: a finding has too few scans with or without it to be learnt.
+        MismatchError: the bundle wants another preprocessing than the store has.
+    """
+    if start.bundle is not None:
+        start.bundle.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
+    fitted = labels.take(draw_train(labels, n_labels, seed))
+    require_trainable(fitted)
+    work = out.with_name(f".{out.name}.work")
+    with start_runtime(config.precision, config.threads) as runtime:
+        net = start.build(store, fitted, config.probe, config.cnn, config.token_fraction, seed)
+        lr_scale = start.lr_scale(net, config.layer_decay, config.head_lr_factor)
+        scans = LabelledScans(store, fitted, config.batch, seed, config.augment, runtime.device)
+        identity = _identity(store, fitted, start, config, seed)
+        net = supervise(net, scans, config, runtime, work, identity, lr_scale).cpu()
+    info = _info(labels, fitted, start, config, store, seed)
+    with replacing_folder(out) as folder:
+        _save_net(folder, net, info)
+        save_info(folder, info)
+        info = _score(folder, labels, store)
+        shutil.copy(work / METRICS, folder / METRICS)
+        write_run_record(folder, config, seed=seed, verb="finetune")
+        save_info(folder, info)
+    shutil.rmtree(work, ignore_errors=True)
+    return info
+
+
+def _identity(
+    store: Store, fitted: Labels, start: Start, config: FinetuneConfig, seed: int
+) -> dict[str, str]:
+    seen = [fitted.scan_id.tolist(), fitted.findings, fitted.values.tolist()]
+    return {
+        "recipe": _digest([config.model_dump(mode="json"), seed]),
+        "labels": _digest(seen),
+        "start": f"{start.kind} {start.bundle.hash if start.bundle else ''}",
+        "preprocessing": store.preprocessing.hash,
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _info(
+    labels: Labels, fitted: Labels, start: Start, config: FinetuneConfig, store: Store, seed: int
+) -> TaskInfo:
+    kind = KINDS[start.kind]
+    n_train, n_positive = count_labels(fitted)
+    return TaskInfo.model_validate(
+        {
+            "kind": kind,
+            "method": kind,
+            "findings": labels.findings,
+            "thresholds": dict.fromkeys(labels.findings),
+            "threshold_specificity": config.probe.threshold_specificity,
+            "source": "none" if start.kind == "cnn3d" else "encoder",
+            "vectors": () if start.kind == "cnn3d" else VECTORS,
+            "bundle_hash": start.bundle_hash,
+            "preprocessing": store.preprocessing.model_dump(exclude={"hash"}),
+            "n_train": n_train,
+            "n_positive": n_positive,
+            "seed": seed,
+            "network": config.cnn.model_dump(mode="json") if start.kind == "cnn3d" else {},
+        }
+    )
+
+
+def _save_net(folder: Path, net: nn.Module, info: TaskInfo) -> None:
+    if isinstance(net, Cnn3d):
+        weights = {name: w.detach().contiguous() for name, w in net.state_dict().items()}
+        save_file(weights, folder / HEAD)
+        return
+    assert isinstance(net, EncoderNet)
+    save_head(folder, *net.head.export())
+    provenance = {"trained by": f"headct finetune ({info.method})", "starts from": info.bundle_hash}
+    save_bundle(folder / BUNDLE, net.encoder, info.preprocessing, provenance)
+
+
+def _score(folder: Path, labels: Labels, store: Store) -> TaskInfo:
+    """Write predictions.parquet by the path that `headct predict` takes; thresholds from tune."""
+    task = load_task(folder)
+    shown = labels.take(np.flatnonzero(labels.split != "train"))
+    scores = score_store(scorer(task), store, shown.row.tolist())
+    tune = shown.positions("tune")
+    thresholds = choose_thresholds(shown.take(tune), scores[tune], task.info.threshold_specificity)
+    predictions = to_predictions(
+        shown,
+        scores,
+        method=task.info.method,
+        seed=task.info.seed,
+        n_train=list(task.info.n_train.values()),
+        bundle_hash=task.info.bundle_hash,
+        preprocessing_hash=task.info.preprocessing.hash,
+    )
+    write_predictions(folder / PREDICTIONS, predictions)
+    return task.info.model_copy(update={"thresholds": thresholds})

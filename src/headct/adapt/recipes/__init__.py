@@ -1,0 +1,1 @@
+"""Recipes of `headct finetune`: from a bundle, and from scratch with their own tuning."""
