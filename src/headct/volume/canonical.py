@@ -1,0 +1,109 @@
+"""Native volume -> canonical volume: one grid in mm around the head, resampled once, not stretched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from headct.errors import GeometryError, Refusal
+from headct.volume.head import Head, find_head
+from headct.volume.preprocessing import Preprocessing
+from headct.volume.resample import closest_ras, is_parallel, resample
+from headct.volume.volume import AIR_HU, MAX_HU, MIN_HU, Volume
+
+
+def to_canonical(volume: Volume, preprocessing: Preprocessing, head: Head | None = None) -> Volume:
+    """The volume on the canonical grid.
+
+    The grid is centred in the plane on the box of the cranium and reaches `vertex_margin_mm` above
+    the vertex; its axes are the scanner's S, A and R. Voxels keep their size in mm.
+
+    Args:
+        volume: HU, any axis order, any orientation; a sheared affine is straightened.
+        preprocessing: shape and spacing of the grid.
+        head: from `find_head` on the volume in closest-RAS order, where it is known already.
+
+    Returns:
+        HU int16 [z y x], clipped to -1024..3071, AIR_HU outside the scan and away from the head.
+        The last provenance entry holds what `to_native` needs.
+
+    Raises:
+        Refusal: no head in the volume (`not-head`).
+    """
+    hu, native = closest_ras(volume.hu, volume.affine_zyx)
+    head = head or find_head(hu, native)
+    if head is None:
+        raise Refusal("no head in the volume", remedy="see the series", code="not-head")
+    target = canonical_affine(head, preprocessing)
+    shape = preprocessing.shape_zyx
+    out = resample(hu, native, target, shape)
+    out[~_kept(head, target, shape)] = AIR_HU
+    return volume.with_step(
+        {
+            "step": "canonical",
+            "preprocessing": preprocessing.hash,
+            "resampling": "separable" if is_parallel(hu.shape, native, target) else "general",
+            "native_shape_zyx": list(volume.shape_zyx),
+            "native_affine_zyx": volume.affine_zyx.ravel().tolist(),
+            "vertex_mm": head.vertex_mm,
+            "centre_mm_yx": list(head.centre_mm_yx),
+            "size_mm_zyx": list(head.size_mm_zyx),
+        },
+        hu=np.rint(out).clip(MIN_HU, MAX_HU).astype(np.int16),
+        affine_zyx=target,
+    )
+
+
+def canonical_affine(head: Head, preprocessing: Preprocessing) -> NDArray[np.float64]:
+    """The grid's affine: voxel (z, y, x, 1) -> world mm; its axes are those of the world."""
+    affine = np.diag([*preprocessing.spacing_mm_zyx, 1.0])
+    half_mm = [
+        mm * (n - 1) / 2
+        for n, mm in zip(preprocessing.shape_zyx, preprocessing.spacing_mm_zyx, strict=True)
+    ]
+    top_mm = head.vertex_mm + preprocessing.vertex_margin_mm
+    affine[0, 3] = top_mm - preprocessing.fov_mm_zyx[0] + preprocessing.spacing_mm_zyx[0] / 2
+    affine[1:3, 3] = np.asarray(head.centre_mm_yx) - half_mm[1:]
+    return affine
+
+
+def to_native(volume: Volume) -> Volume:
+    """A canonical volume (or a map on its grid) back on the grid of the series it came from.
+
+    Linear interpolation; outside the canonical grid the value is AIR_HU.
+
+    Raises:
+        GeometryError: the volume was not made by `to_canonical`.
+    """
+    step = next((s for s in reversed(volume.provenance) if s["step"] == "canonical"), None)
+    if step is None:
+        raise GeometryError("the volume has no canonical step in its provenance")
+    native = np.asarray(step["native_affine_zyx"]).reshape(4, 4)
+    matrix = np.linalg.inv(volume.affine_zyx) @ native
+    out = _interpolate(volume.hu.astype(np.float32), matrix, step["native_shape_zyx"], AIR_HU)
+    return volume.with_step({"step": "native"}, hu=out, affine_zyx=native)
+
+
+def _interpolate(
+    values: NDArray[Any], matrix: NDArray[np.float64], shape: Any, outside: float
+) -> NDArray[np.float32]:
+    out = np.empty(tuple(shape), np.float32)
+    return ndimage.affine_transform(
+        values,
+        matrix[:3, :3],
+        matrix[:3, 3],
+        output_shape=out.shape,
+        output=out,
+        order=1,
+        mode="grid-constant",
+        cval=outside,
+    )
+
+
+def _kept(head: Head, target: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Target voxels in the head or next to it; table and holder are not."""
+    matrix = np.linalg.inv(head.affine_zyx) @ target
+    return _interpolate(head.surround.astype(np.float32), matrix, shape, 0.0) > 0.25

@@ -1,0 +1,118 @@
+"""Is there a head with a brain in the volume, whole and in HU? Decided by content alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headct.dicom.reasons import Reason
+from headct.volume.head import TISSUE_HU, Head
+
+Fault = tuple[Reason, str]
+
+LEAST_RANGE_HU = 10
+AIR_HU_OK = (-1050.0, -940.0)
+AIR_HU_POSSIBLE = (-1100.0, -700.0)
+LEAST_AIR_FRACTION = 0.02
+LEAST_CAVITY_CM3 = 30.0
+WIDEST_HEAD_MM = 280.0
+BRAIN_RANGE_HU = (-20.0, 110.0)
+LEAST_BRAIN_FRACTION = 0.5
+BRAIN_HU_OK = (14.0, 60.0)
+BRAIN_HU_POSSIBLE = (0.0, 90.0)
+CUT_AREA_CM2 = 20.0
+"""A topmost section larger than this is no cap of the head."""
+SHORTEST_MM = 90.0
+"""Vertex to skull base; a shorter scan shows part of the head."""
+CUT_SIDE_CM2 = 15.0
+METAL_HU, METAL_CM3 = 2500, 3.0
+
+
+def check_content(hu: NDArray[Any], head: Head | None) -> list[Fault]:
+    """What is wrong with a volume, or worth a warning, as reason codes; empty for a plain head CT.
+
+    A constant image, values that are no HU and the absence of a head end the list early, since
+    the later questions have no meaning then. Who refuses and who flags is not decided here.
+
+    Args:
+        hu: [z y x], any orientation.
+        head: from `find_head` on that volume; None where it found none.
+    """
+    if int(hu.max()) - int(hu.min()) < LEAST_RANGE_HU:
+        return [(Reason.CONSTANT_IMAGE, "")]
+    if head is None:
+        return [(Reason.NOT_HEAD, "no solid piece of tissue")]
+    fault = _check_air(head)
+    if fault is not None and fault[0] == Reason.IMPLAUSIBLE_HU:
+        return [fault]
+    faults = [fault] if fault is not None else []
+    not_head = _check_skull(head)
+    if not_head is not None:
+        return [*faults, not_head]
+    found = (_check_brain(head), _check_vertex(head), _check_cover(head), _check_metal(head))
+    return faults + [fault for fault in found if fault is not None]
+
+
+def _check_air(head: Head) -> Fault | None:
+    air = head.hu[(head.hu < TISSUE_HU) & ~head.mask]
+    if air.size < LEAST_AIR_FRACTION * head.hu.size:
+        return Reason.IMPLAUSIBLE_HU, "hardly any voxel has the value of air"
+    return _placed("air", float(np.median(air)), AIR_HU_OK, AIR_HU_POSSIBLE)
+
+
+def _placed(
+    name: str, hu: float, ok: tuple[float, float], possible: tuple[float, float]
+) -> Fault | None:
+    if ok[0] <= hu <= ok[1]:
+        return None
+    inside = possible[0] <= hu <= possible[1]
+    return Reason.SUSPECT_HU if inside else Reason.IMPLAUSIBLE_HU, f"{name} is at {hu:.0f} HU"
+
+
+def _check_skull(head: Head) -> Fault | None:
+    width_mm = head.size_mm_zyx[2]
+    if width_mm > WIDEST_HEAD_MM:
+        return Reason.NOT_HEAD, f"{width_mm:.0f} mm wide"
+    cavity_cm3 = float(head.cavity.sum()) * head.voxel_cm3
+    if cavity_cm3 < LEAST_CAVITY_CM3:
+        return Reason.NOT_HEAD, "no skull around a brain"
+    return None
+
+
+def _check_brain(head: Head) -> Fault | None:
+    inside = head.hu[head.cavity]
+    low, high = BRAIN_RANGE_HU
+    if ((inside > low) & (inside < high)).mean() >= LEAST_BRAIN_FRACTION:
+        return _placed("brain", float(np.median(inside)), BRAIN_HU_OK, BRAIN_HU_POSSIBLE)
+    if (inside < TISSUE_HU).mean() > 0.5:
+        return Reason.NO_BRAIN, "the skull is mostly empty"
+    return Reason.IMPLAUSIBLE_HU, f"inside the skull the middle value is {np.median(inside):.0f} HU"
+
+
+def _check_vertex(head: Head) -> Fault | None:
+    top_cm2 = float(head.mask[-1].sum()) * _pixel_cm2(head)
+    if top_cm2 <= CUT_AREA_CM2:
+        return None
+    return Reason.VERTEX_CUT, f"{top_cm2:.0f} cm2 of head in the topmost slice"
+
+
+def _check_cover(head: Head) -> Fault | None:
+    if head.size_mm_zyx[0] < SHORTEST_MM:
+        return Reason.PARTIAL_HEAD, f"{head.size_mm_zyx[0]:.0f} mm from top to bottom"
+    z_mm, y_mm, x_mm = head.spacing_mm_zyx
+    front = max(head.mask[:, 0].sum(), head.mask[:, -1].sum()) * z_mm * x_mm / 100
+    side = max(head.mask[:, :, 0].sum(), head.mask[:, :, -1].sum()) * z_mm * y_mm / 100
+    if max(front, side) > CUT_SIDE_CM2:
+        return Reason.PARTIAL_HEAD, "the head reaches the edge of the field of view"
+    return None
+
+
+def _check_metal(head: Head) -> Fault | None:
+    metal_cm3 = float((head.hu[head.mask] > METAL_HU).sum()) * head.voxel_cm3
+    return (Reason.METAL, f"{metal_cm3:.0f} cm3") if metal_cm3 > METAL_CM3 else None
+
+
+def _pixel_cm2(head: Head) -> float:
+    return float(head.spacing_mm_zyx[1] * head.spacing_mm_zyx[2]) / 100

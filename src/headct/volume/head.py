@@ -1,0 +1,279 @@
+"""Where the head is: its mask without table, headrest and holder, and the box that a grid is set by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from headct.volume.volume import Zyx
+
+Mask = NDArray[np.bool_]
+
+TISSUE_HU = -300
+"""Between fat and the foam of a headrest."""
+BONE_HU = 250
+SOLID_MM = 60.0
+"""Tissue at least this wide in both directions is head or neck; couch and holder are thinner."""
+SCALP_MM = 14.0
+"""Tissue this near to the outline of the bones is head."""
+PIECE_MARGIN_MM = ((15.0, 40.0), (30.0, 30.0))
+"""Cheeks, nose and ears: loose pieces that touch the head and reach no further beyond the skull's
+box than this to the back, front, left and right; a couch does."""
+BRAIN_MM = 40.0
+"""A cavity at least this wide in both directions can be a brain's."""
+BONE_PIECE_CM3 = 5.0
+CLEAR_MM = 3.0
+"""Air around the head that is kept as scanned."""
+CRANIUM_MM = 100.0
+"""The box looks at this much below the vertex: cranium only, alike in every coverage."""
+WORK_SPACING_MM = 3.5
+CAP_CM2 = 60.0
+"""Sections smaller than this belong to the cap at the vertex."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The head in one volume.
+
+    Attributes:
+        hu: [z y x], the volume on a thinned-out grid; a view.
+        affine_zyx: of that grid, to world mm.
+        mask: True is head.
+        surround: the head and the air next to it, True is kept in the canonical volume.
+        cavity: True where a ring of bone encloses something wide enough for a brain.
+        vertex_mm: S coordinate of the top of the head, or of the scan where it ends below that.
+        centre_mm_yx: A and R coordinate of the middle of the cranium's box.
+        size_mm_zyx: below the vertex; of the cranium's box in the plane.
+    """
+
+    hu: NDArray[Any]
+    affine_zyx: NDArray[np.float64]
+    mask: Mask
+    surround: Mask
+    cavity: Mask
+    vertex_mm: float
+    centre_mm_yx: tuple[float, float]
+    size_mm_zyx: Zyx
+
+    @property
+    def spacing_mm_zyx(self) -> NDArray[np.float64]:
+        """Of the thinned-out grid."""
+        return np.asarray(np.linalg.norm(self.affine_zyx[:3, :3], axis=0))
+
+    @property
+    def voxel_cm3(self) -> float:
+        """Volume of a voxel of the thinned-out grid."""
+        return float(abs(np.linalg.det(self.affine_zyx[:3, :3]))) / 1000
+
+
+def find_head(hu: NDArray[Any], affine_zyx: NDArray[np.float64]) -> Head | None:
+    """The bones, what they enclose and the tissue on them; None where there is no solid piece.
+
+    Args:
+        hu: [z y x], axes near S, A and R (see `closest_ras`).
+        affine_zyx: to world mm; shear from gantry tilt is fine.
+    """
+    strides = _strides(affine_zyx)
+    thin = hu[tuple(slice(s // 2, None, s) for s in strides)]
+    affine = affine_zyx @ _stride_matrix(strides)
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    cavity = _cavity(thin > BONE_HU, spacing_mm)
+    couch = _couch(thin > TISSUE_HU, cavity)
+    tissue = (thin > TISSUE_HU) & ~couch
+    skull = _outline(_head_bones((thin > BONE_HU) & ~couch, spacing_mm))
+    core = _largest(skull | _opened(tissue, spacing_mm))
+    if core is None:
+        return None
+    mask = _with_pieces(_with_scalp(core, skull, tissue, spacing_mm), skull, tissue, spacing_mm)
+    vertex_mm = _vertex(mask, affine)
+    centre_mm, size_mm = _cranium_box(core, affine, vertex_mm)
+    return Head(
+        hu=thin,
+        affine_zyx=affine,
+        mask=mask,
+        surround=_grown(mask, spacing_mm) & ~couch,
+        cavity=cavity & mask,
+        vertex_mm=vertex_mm,
+        centre_mm_yx=centre_mm,
+        size_mm_zyx=size_mm,
+    )
+
+
+def _strides(affine_zyx: NDArray[np.float64]) -> tuple[int, ...]:
+    spacing_mm = np.linalg.norm(affine_zyx[:3, :3], axis=0)
+    return tuple(max(1, round(WORK_SPACING_MM / mm)) for mm in spacing_mm)
+
+
+def _stride_matrix(strides: tuple[int, ...]) -> NDArray[np.float64]:
+    matrix = np.diag([*map(float, strides), 1.0])
+    matrix[:3, 3] = [s // 2 for s in strides]
+    return matrix
+
+
+def _couch(tissue: Mask, cavity: Mask) -> Mask:
+    """What is in the topmost slice but not over the brain, followed down the table's axis.
+
+    Returns:
+        [1 y x], True where the couch or holder is in every slice. Rows of a tilted gantry keep
+        their place along A, so that this holds for them too.
+    """
+    over_brain = cavity.any(axis=0)
+    labels, n = ndimage.label(tissue[-1])
+    is_couch = np.full(n + 1, over_brain.any())
+    is_couch[0] = False
+    is_couch[np.unique(labels[over_brain])] = False
+    return np.asarray(is_couch[labels])[None]
+
+
+def _cavity(bones: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
+    """Slice by slice, what a ring of bone encloses, where it is wide enough for a brain.
+
+    Sutures and thin bone that fell between the voxels are bridged; the cavity keeps one voxel
+    away from the bone.
+    """
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[1] = ndimage.generate_binary_structure(2, 1)
+    labels, n = ndimage.label(~ndimage.binary_dilation(bones, in_plane), in_plane)
+    enclosed = np.ones(n + 1, bool)
+    enclosed[0] = False
+    for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
+        enclosed[np.unique(edge)] = False
+    boxes = ndimage.find_objects(labels)
+    for piece in np.flatnonzero(enclosed):
+        sides = [
+            (s.stop - s.start) * mm for s, mm in zip(boxes[piece - 1], spacing_mm, strict=True)
+        ]
+        enclosed[piece] = min(sides[1:]) > BRAIN_MM
+    return np.asarray(enclosed[labels])
+
+
+def _outline(bones: Mask) -> Mask:
+    """Slice by slice, everything that lies between bones along both axes of the plane."""
+    return _between(bones, 1) & _between(bones, 2)
+
+
+def _between(mask: Mask, axis: int) -> Mask:
+    before = np.logical_or.accumulate(mask, axis=axis)
+    after = np.flip(np.logical_or.accumulate(np.flip(mask, axis), axis=axis), axis)
+    return before & after
+
+
+def _opened(tissue: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
+    """Tissue that squares of SOLID_MM fit into, slice by slice; beyond the edge counts as tissue."""
+    sizes = [1, *(max(1, round(SOLID_MM / mm)) | 1 for mm in spacing_mm[1:])]
+    eroded = ndimage.minimum_filter(tissue, size=sizes, mode="nearest")
+    return np.asarray(ndimage.maximum_filter(eroded, size=sizes, mode="constant"))
+
+
+def _head_bones(bones: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
+    """The piece of bone that encloses most, and the pieces above, below or within its outline."""
+    labels, n = ndimage.label(bones, ndimage.generate_binary_structure(3, 2))
+    cm3 = np.bincount(labels.ravel(), minlength=n + 1) * np.prod(spacing_mm) / 1000
+    large = [piece for piece in range(1, n + 1) if cm3[piece] > BONE_PIECE_CM3]
+    if not large:
+        return np.zeros_like(bones)
+    boxes = ndimage.find_objects(labels)
+    enclosed = [_enclosed(labels[boxes[p - 1]] == p) for p in large]
+    skull = boxes[large[int(np.argmax(enclosed))] - 1]
+    keep = np.zeros(n + 1, bool)
+    keep[large] = [_centred_in(boxes[p - 1], skull) for p in large]
+    return np.asarray(keep[labels])
+
+
+def _centred_in(box: tuple[slice, ...], skull: tuple[slice, ...]) -> bool:
+    """Whether the middle of a piece lies over the skull in the plane: jaw and spine, not rails."""
+    middles = [(part.start + part.stop) / 2 for part in box[1:]]
+    return all(s.start <= m <= s.stop for m, s in zip(middles, skull[1:], strict=True))
+
+
+def _enclosed(bones: Mask) -> int:
+    return int(_outline(bones).sum() - bones.sum())
+
+
+def _largest(solid: Mask) -> Mask | None:
+    labels, n = ndimage.label(solid)
+    if n == 0:
+        return None
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(labels == sizes.argmax())
+
+
+def _with_scalp(core: Mask, skull: Mask, tissue: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
+    """The core, one voxel more, and the tissue within SCALP_MM of the bones' outline."""
+    cross = ndimage.generate_binary_structure(3, 1)
+    n = round(SCALP_MM / float(spacing_mm[1:].mean()))
+    scalp = ndimage.binary_dilation(skull & core, cross, iterations=n, mask=tissue)
+    return np.asarray(core | scalp | ndimage.binary_dilation(core, cross, mask=tissue))
+
+
+def _with_pieces(head: Mask, skull: Mask, tissue: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
+    """Loose pieces that touch the head and stay near the skull come back."""
+    if not skull.any():
+        return head
+    limits = _limits(skull, spacing_mm)
+    labels, n = ndimage.label(tissue & ~head)
+    boxes = ndimage.find_objects(labels)
+    wanted = np.zeros(n + 1, bool)
+    for piece in np.unique(labels[ndimage.binary_dilation(head)]):
+        wanted[piece] = piece > 0 and _inside(boxes[piece - 1][1:], limits)
+    return np.asarray(head | wanted[labels])
+
+
+def _limits(skull: Mask, spacing_mm: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Lowest start and highest stop of a piece along A and R, in voxels."""
+    found = ndimage.find_objects(skull.astype(np.uint8))[0]
+    return [
+        (part.start - low / mm, part.stop + high / mm)
+        for part, (low, high), mm in zip(found[1:], PIECE_MARGIN_MM, spacing_mm[1:], strict=True)
+    ]
+
+
+def _inside(box: tuple[slice, ...], limits: list[tuple[float, float]]) -> bool:
+    return all(
+        low <= s.start and s.stop <= high for s, (low, high) in zip(box, limits, strict=True)
+    )
+
+
+def _cranium_box(
+    core: Mask, affine: NDArray[np.float64], vertex_mm: float
+) -> tuple[tuple[float, float], Zyx]:
+    """Centre (A, R) and size of the box of the solid head down to CRANIUM_MM below the vertex."""
+    world_mm = np.argwhere(core) @ affine[:3, :3].T + affine[:3, 3]
+    cranium = world_mm[world_mm[:, 0] > vertex_mm - CRANIUM_MM]
+    low, high = cranium.min(axis=0), cranium.max(axis=0)
+    a, r = (low + high)[1:] / 2
+    size = high - low + np.abs(np.diag(affine)[:3])
+    return (float(a), float(r)), (vertex_mm - float(world_mm[:, 0].min()), *map(float, size[1:]))
+
+
+def _vertex(mask: Mask, affine: NDArray[np.float64]) -> float:
+    """Top of the head between slices: near the top of a cap its section grows linearly downwards.
+
+    Source:
+        Area of a section h below the top of a paraboloid of curvature radius R: 2 pi R h.
+    """
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    areas_cm2 = mask.sum(axis=(1, 2)) * (spacing_mm[1] * spacing_mm[2] / 100)
+    step_mm = float(affine[0, 0])
+    top = int(np.flatnonzero(areas_cm2)[-1])
+    middle = np.argwhere(mask[top]).mean(axis=0)
+    top_mm = float(affine[0] @ [top, *middle, 1.0])
+    down = areas_cm2[top::-1]
+    large = np.flatnonzero(down > CAP_CM2)
+    n = int(large[0]) + 1 if large.size else down.size
+    if n < 2:
+        return top_mm + step_mm / 2
+    slope, at_top = np.polyfit(np.arange(n) * step_mm, down[:n], 1)
+    above_mm = at_top / slope if slope > 0 else 0.0
+    return top_mm + float(np.clip(above_mm, 0.0, step_mm))
+
+
+def _grown(mask: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
+    """With everything within CLEAR_MM, at least one voxel."""
+    sizes = [2 * max(1, round(CLEAR_MM / mm)) + 1 for mm in spacing_mm]
+    return np.asarray(ndimage.maximum_filter(mask, size=sizes, mode="nearest"))

@@ -1,0 +1,169 @@
+"""One resampling from a native grid to an axis-aligned grid in mm, without aliasing.
+
+Where both grids have parallel axes the operation is exactly separable: one banded 1D operator per
+axis. Tilted (sheared) and oblique stacks take the general path through their true affine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from headct.volume.volume import AIR_HU
+
+Float = NDArray[np.float32]
+Affine = NDArray[np.float64]
+PARALLEL_WITHIN = 0.1
+"""Axes count as parallel where no native voxel strays further, as a share of a target voxel."""
+
+
+def resample(hu: NDArray[Any], native: Affine, target: Affine, shape_zyx: tuple[int, ...]) -> Float:
+    """HU on the target grid; outside the native grid AIR_HU.
+
+    Args:
+        hu: [z y x], axes ordered and directed like the target's (see `closest_ras`).
+        native: 4x4, native voxel -> mm; may be sheared.
+        target: 4x4, target voxel -> mm; axes parallel to the world's.
+        shape_zyx: voxels of the target.
+
+    Returns:
+        float32, of the shape asked for.
+    """
+    to_native = np.linalg.inv(native) @ target
+    if is_parallel(hu.shape, native, target):
+        return _separable(hu, to_native, shape_zyx)
+    return _general(hu, to_native, shape_zyx)
+
+
+def closest_ras(hu: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], Affine]:
+    """The same voxels with axes permuted and flipped to point most nearly to S, A and R.
+
+    Returns a view and its affine; nothing is interpolated.
+    """
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    order = _best_order(np.abs(cosines))
+    signs = [1 if cosines[world, axis] > 0 else -1 for world, axis in enumerate(order)]
+    view = hu.transpose(order)[tuple(slice(None, None, sign) for sign in signs)]
+    turn = np.zeros((4, 4))
+    turn[3, 3] = 1.0
+    for world, (axis, sign) in enumerate(zip(order, signs, strict=True)):
+        turn[axis, world] = sign
+        turn[axis, 3] = 0 if sign > 0 else hu.shape[axis] - 1
+    return view, affine @ turn
+
+
+def _best_order(weights: NDArray[np.float64]) -> tuple[int, int, int]:
+    """Which array axis goes to which world axis: the permutation with the largest cosines."""
+    orders = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+    return max(orders, key=lambda order: sum(weights[w, axis] for w, axis in enumerate(order)))
+
+
+def is_parallel(shape_zyx: tuple[int, ...], native: Affine, target: Affine) -> bool:
+    """Whether the native axes run along the target's, up to a fraction of a target voxel."""
+    stray_mm = np.abs(native[:3, :3]) * np.asarray(shape_zyx)
+    np.fill_diagonal(stray_mm, 0.0)
+    spacing_mm = np.abs(np.diag(target)[:3])
+    return bool((stray_mm.sum(axis=1) < PARALLEL_WITHIN * spacing_mm).all())
+
+
+def axis_operator(n_in: int, n_out: int, step: float, start: float) -> tuple[int, Float]:
+    """The 1D operator of one axis: linear to a finer grid, box average to a coarser one.
+
+    Both treat a native voxel as half a voxel wide to either side, and agree at equal spacing.
+
+    Args:
+        n_in: native voxels.
+        n_out: target voxels.
+        step: native voxels per target voxel, positive.
+        start: native index of the centre of target voxel 0.
+
+    Returns:
+        First native voxel that is used, and weights [n_out, n_used]; a row sums to the share of
+        the target voxel that the native grid covers.
+    """
+    centre = start + step * np.arange(n_out)[:, None]
+    index = np.arange(n_in)[None, :]
+    if step >= 1.0:
+        low = np.maximum(centre - step / 2, index - 0.5)
+        high = np.minimum(centre + step / 2, index + 0.5)
+        weights = np.maximum(high - low, 0.0) / step
+    else:
+        inside = (centre >= -0.5) & (centre <= n_in - 0.5)
+        place = np.clip(centre, 0, n_in - 1)
+        weights = np.where(inside, np.maximum(1.0 - np.abs(place - index), 0.0), 0.0)
+    used = np.flatnonzero(weights.any(axis=0))
+    if used.size == 0:
+        return 0, np.zeros((n_out, 1), np.float32)
+    first, last = int(used[0]), int(used[-1])
+    return first, np.ascontiguousarray(weights[:, first : last + 1], dtype=np.float32)
+
+
+def _separable(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) -> Float:
+    firsts, operators = zip(
+        *(
+            axis_operator(
+                hu.shape[axis], shape_zyx[axis], to_native[axis, axis], to_native[axis, 3]
+            )
+            for axis in range(3)
+        ),
+        strict=True,
+    )
+    box = tuple(
+        slice(first, first + op.shape[1]) for first, op in zip(firsts, operators, strict=True)
+    )
+    z, y, x = operators
+    planes = np.stack([_plane(plane, y, x) for plane in hu[box]])  # [native z, y', x']
+    out: Float = np.tensordot(z, planes, axes=1)  # [z', y', x']
+    covered = np.einsum("i,j,k->ijk", z.sum(1), y.sum(1), x.sum(1))
+    out += AIR_HU * (1.0 - covered)
+    return out
+
+
+def _plane(plane: NDArray[Any], y: Float, x: Float) -> Float:
+    """One slice through the operators of y and x; small enough to stay in the cache."""
+    return np.asarray(y @ (plane.astype(np.float32) @ x.T))
+
+
+def _general(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) -> Float:
+    """Block average where the target is coarser, then linear through the full affine."""
+    ratio = np.linalg.norm(to_native[:3, :3], axis=1)
+    factors = [max(1, round(r)) for r in ratio]
+    blocks, shrink = block_mean(hu, factors)
+    matrix = shrink @ to_native
+    out = np.empty(shape_zyx, np.float32)
+    return ndimage.affine_transform(
+        blocks,
+        matrix[:3, :3],
+        matrix[:3, 3],
+        output_shape=shape_zyx,
+        output=out,
+        order=1,
+        mode="grid-constant",
+        cval=AIR_HU,
+    )
+
+
+def block_mean(hu: NDArray[Any], factors: list[int]) -> tuple[Float, Affine]:
+    """Means over blocks of voxels; a last block that is not whole is filled up with air.
+
+    Returns:
+        float32 blocks, and the 4x4 matrix from native index to block index.
+    """
+    shrink = np.diag([*(1.0 / f for f in factors), 1.0])
+    shrink[:3, 3] = [(1.0 / f - 1.0) / 2.0 for f in factors]
+    out = hu.astype(np.float32)
+    for axis, factor in enumerate(factors):
+        if factor > 1:
+            out = _block_mean_axis(out, axis, factor)
+    return out, shrink
+
+
+def _block_mean_axis(hu: Float, axis: int, factor: int) -> Float:
+    missing = -hu.shape[axis] % factor
+    widths = [(0, missing if a == axis else 0) for a in range(3)]
+    filled = np.pad(hu, widths, constant_values=AIR_HU) if missing else hu
+    shape = (*hu.shape[:axis], -1, factor, *hu.shape[axis + 1 :])
+    return np.asarray(filled.reshape(shape).mean(axis=axis + 1, dtype=np.float32))
