@@ -51,6 +51,13 @@ def rotations(centre_mm: Tensor, periods_mm: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
+def prefixed_rotations(centre_mm: Tensor, periods_mm: Tensor, n_prefix: int) -> Tensor:
+    """Rotations of a sequence that starts with tokens without a place: [b r+t 1 1 e/2]."""
+    rotation = rotations(centre_mm, periods_mm)
+    unrotated = rotation.new_ones(rotation.shape[0], n_prefix, rotation.shape[-1])
+    return torch.cat([unrotated, rotation], dim=1)[:, :, None, None]
+
+
 def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
     """Turn neighbouring pairs of the last axis; computed in float32, returned in the input's dtype.
 

@@ -188,4 +188,5 @@ def _distance_from_centre(tissue: Tensor, grid: ZyxInt) -> Tensor:
     cells = cells / torch.tensor(grid, device=tissue.device)
     total = tissue.sum(dim=1, keepdim=True).clamp(min=1e-6)
     centre = (tissue / total) @ cells  # [b 3]
-    return torch.linalg.vector_norm(cells[None] - centre[:, None], dim=-1)
+    distance: Tensor = torch.linalg.vector_norm(cells[None] - centre[:, None], dim=-1)
+    return distance

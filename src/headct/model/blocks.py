@@ -1,0 +1,113 @@
+"""Transformer blocks that encoder and decoder share; tokens are [b t d]."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headct.model.position import rotate
+
+PLAIN_ATTENTION_BELOW_TOKENS = 1700
+"""In bf16 on a CPU, plain products beat the fused kernel below this (docs/explanation/encoder)."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
+        """Tokens [b t d] and their rotations [b t 1 1 e/2] -> [b t d]."""
+        q, k, v = self.queries_keys_values(x, rotation)
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def queries_keys_values(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each [b h t e]; queries and keys are rotated."""
+        qkv = torch.unflatten(self.qkv(x), -1, (3, self.heads, -1))  # [b t 3 h e]
+        q, k = rotate(qkv[:, :, :2], rotation).permute(2, 0, 3, 1, 4)
+        return q, k, qkv[:, :, 2].transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(e)) v, by whichever kernel is the faster one here; all [b h t e]."""
+    on_cpu_in_bf16 = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if on_cpu_in_bf16 and q.shape[-2] < PLAIN_ATTENTION_BELOW_TOKENS:
+        return attention_weights(q, k) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(e)): [b h t t]; the softmax sums in float32 in every dtype."""
+    scale = q.shape[-1] ** -0.5
+    return torch.softmax((q * scale) @ k.transpose(-2, -1), dim=-1)
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b t d] -> [b t d]."""
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class Branch(nn.Module):
+    """What a residual branch is multiplied with: LayerScale, and drop path in training."""
+
+    def __init__(self, width: int, layer_scale: float | None, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.gamma = (
+            None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b t d] -> [b t d]; some samples are zeroed and the others scaled up in training."""
+        if self.gamma is not None:
+            x = x * self.gamma
+        if self.drop_path == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.drop_path
+        return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < keep) / keep
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: int,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.branch1 = Branch(width, layer_scale, drop_path)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, mlp_ratio * width)
+        self.branch2 = Branch(width, layer_scale, drop_path)
+
+    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
+        """Tokens [b t d] and their rotations [b t 1 1 e/2] -> [b t d]."""
+        x = x + self.branch1(self.attn(self.norm1(x), rotation))
+        return x + self.branch2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+
+def init_linear(module: nn.Module) -> None:
+    """ViT's start: small normal weights, no bias."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,292 @@
+"""One student pass, several terms: what a pretraining run minimises.
+
+    visible patches of masked globals ──student──┬── decoder ── voxels of masked patches     L_pix
+    local crops ───────────────────────student──┐└── decoder ── features of masked patches   L_lat
+                                                └── CLS of all student views                 L_cls
+    all kept patches of globals ── teacher (EMA) ── features, CLS: the targets of L_lat, L_cls
+
+`dino`, `mae` and `joint` are recipes: a term whose weight is 0 is not built, one whose weight is
+still 0 in its ramp is not computed. All draws come from torch's default generator, so a caller who
+seeds it per step gets the same step again.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from headct.config import Config
+from headct.errors import UsageError
+from headct.model.encoder import EncoderConfig, ViT3D
+from headct.model.heads import MaeDecoder
+from headct.model.tokens import Tokens, gather_patches, to_channels, window_tensors
+from headct.objective.dino import ClsConfig, CodingRate, Sinkhorn, self_distillation
+from headct.objective.guards import cls_std, effective_rank
+from headct.objective.mae import (
+    LatConfig,
+    MaeConfig,
+    channel_errors,
+    constant_errors,
+    draw_predicted,
+    latent_loss,
+    weighted_mean,
+)
+from headct.views.batch import ViewBatch
+from headct.volume.volume import Zyx
+
+
+class DecoderConfig(Config):
+    """The decoder that `mae` and `lat` share."""
+
+    width: int = Field(default=256, gt=0)
+    depth: int = Field(default=2, gt=0)
+    heads: int = Field(default=4, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> DecoderConfig:
+        if self.width % self.heads or self.width // self.heads % 2 or self.width // self.heads < 6:
+            raise ValueError(f"width {self.width} does not give {self.heads} even heads >= 6")
+        return self
+
+
+class JointConfig(Config):
+    """What is minimised; terms with weight 0 are off."""
+
+    mae: MaeConfig = MaeConfig()
+    lat: LatConfig = LatConfig()
+    cls: ClsConfig = ClsConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    window_jitter: tuple[float, float] = (0.05, 0.1)
+    """Input windows in training: largest shift of the level as a share of the width, and largest
+    logarithm of the change of the width. Targets are never jittered."""
+
+    @model_validator(mode="after")
+    def _something_is_on(self) -> JointConfig:
+        if not any(term.weight for term in (self.mae, self.lat, self.cls)):
+            raise ValueError("mae, lat and cls all have weight 0: nothing to learn")
+        return self
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term has targets from a teacher."""
+        return self.lat.weight > 0 or self.cls.weight > 0
+
+    @property
+    def needs_decoder(self) -> bool:
+        """Whether any term is about masked patches."""
+        return self.mae.weight > 0 or self.lat.weight > 0
+
+
+Scalars = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Globals:
+    """Global views of a batch, those of one scan next to each other: n = b * g rows.
+
+    Attributes:
+        hu: [n z y x].
+        keep: [n t] patches that are computed.
+        masked: [n t] bool, those of them that the student does not see.
+        spacing_mm_zyx: voxel size.
+        n_views: g.
+    """
+
+    hu: Tensor
+    keep: Tensor
+    masked: Tensor
+    spacing_mm_zyx: Zyx
+    n_views: int
+
+    @property
+    def visible(self) -> Tensor:
+        """[n t_visible] patches that the student sees."""
+        return self.keep[~self.masked].view(len(self.keep), -1)
+
+
+class JointObjective(nn.Module):
+    """Student, teacher, heads and decoder; turns views into losses.
+
+    The teacher and what belongs to it never get a gradient; they change in `after_step` only.
+
+    Raises:
+        UsageError: the config contradicts the encoder's.
+    """
+
+    def __init__(self, config: JointConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        _check(config, encoder)
+        self.config, self.encoder_config = config, encoder
+        self.student = ViT3D(encoder)
+        self.decoder: MaeDecoder | None = None
+        self.teacher: ViT3D | None = None
+        self.distillation: CodingRate | Sinkhorn | None = None
+        if config.needs_decoder:
+            sizes = config.decoder
+            self.decoder = MaeDecoder(encoder, sizes.width, sizes.depth, sizes.heads)
+        if config.needs_teacher:
+            self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        if config.cls.weight > 0:
+            self.distillation = self_distillation(encoder.width, config.cls)
+
+    def forward(self, views: ViewBatch, step_fraction: float) -> dict[str, Tensor]:
+        """`losses`, under the name by which wrappers for several devices call it."""
+        return self.losses(views, step_fraction)
+
+    def losses(self, views: ViewBatch, step_fraction: float) -> dict[str, Tensor]:
+        """The loss of a batch and everything to log about it.
+
+        Args:
+            views: every row of `masked` has the same number of True.
+            step_fraction: share of the run that is done, by steps.
+
+        Returns:
+            Scalars: `loss`, with a gradient; `mae_loss`, `lat_loss`, `cls_loss` of the terms that
+            are on, unweighted; and guards (docs/explanation/objectives).
+        """
+        on = self._weights_at(step_fraction)
+        large = _Globals(
+            views.globals_hu.flatten(0, 1),
+            views.keep.flatten(0, 1),
+            views.masked.flatten(0, 1),
+            views.spacing_mm_zyx,
+            views.keep.shape[1],
+        )
+        student = self._student_tokens(large.hu, large.spacing_mm_zyx, large.visible)
+        teacher = self._teacher_tokens(large) if on.keys() & {"lat", "cls"} else None
+        terms, seen = self._masked_terms(on, large, student, teacher)
+        if "cls" in on and teacher is not None:
+            terms["cls"], more = self._cls_term(views, student, teacher, step_fraction)
+            seen |= more
+        loss = torch.stack([on[name] * term for name, term in terms.items()]).sum()
+        one_view = student.cls.detach()[:: large.n_views]
+        seen |= {"cls_std": cls_std(one_view), "effective_rank": effective_rank(one_view)}
+        seen |= {f"{name}_loss": term for name, term in terms.items()}
+        return {"loss": loss, **{name: value.detach() for name, value in seen.items()}}
+
+    @torch.no_grad()
+    def after_step(self, momentum: float) -> None:
+        """Move the teacher towards the student: teacher = momentum * teacher + rest * student."""
+        if self.teacher is not None:
+            follow(self.teacher, self.student, momentum)
+        if self.distillation is not None:
+            follow(self.distillation.teacher, self.distillation.student, momentum)
+            self.distillation.after_step()
+
+    def bundle_encoder(self) -> ViT3D:
+        """The encoder to ship: the teacher where there is one, else the student."""
+        return self.student if self.teacher is None else self.teacher
+
+    def train(self, mode: bool = True) -> JointObjective:
+        """As in torch, but the teacher always stays in evaluation mode: no jitter, no drop path."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def _weights_at(self, step_fraction: float) -> dict[str, float]:
+        config = self.config
+        terms = {"mae": config.mae, "lat": config.lat, "cls": config.cls}
+        weights = {name: term.weight_at(step_fraction) for name, term in terms.items()}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def _student_tokens(self, hu: Tensor, spacing_mm_zyx: Zyx, keep: Tensor | None) -> Tokens:
+        windows = self._draw_windows(len(hu))
+        tokens: Tokens = self.student.forward_hu(hu, spacing_mm_zyx, keep, windows)
+        return tokens
+
+    def _draw_windows(self, n: int) -> tuple[Tensor, Tensor]:
+        """Levels and widths of the student's windows: in training jittered, [n c], else [c]."""
+        device = self.student.cls.device
+        level_hu, width_hu = window_tensors(self.encoder_config.windows, device)
+        if not self.training:
+            return level_hu, width_hu
+        shift, stretch = self.config.window_jitter
+        draws = 2.0 * torch.rand(2, n, len(level_hu), device=device) - 1.0
+        return level_hu + shift * draws[0] * width_hu, width_hu * torch.exp(stretch * draws[1])
+
+    @torch.no_grad()
+    def _teacher_tokens(self, large: _Globals) -> Tokens:
+        assert self.teacher is not None
+        last = self.config.lat.last_blocks or (3 if self.encoder_config.depth >= 12 else 1)
+        return self.teacher.forward_hu(large.hu, large.spacing_mm_zyx, large.keep, n_blocks=last)
+
+    def _masked_terms(
+        self, on: dict[str, float], large: _Globals, student: Tokens, teacher: Tokens | None
+    ) -> tuple[Scalars, Scalars]:
+        """L_pix and L_lat where they are on, and what to log."""
+        if self.decoder is None or not on.keys() & {"mae", "lat"}:
+            return {}, {}
+        if not large.masked.any():
+            raise UsageError(
+                "mae and lat predict masked patches, and the views mask none",
+                remedy="give the views a mask ratio, or set the weights of mae and lat to 0",
+            )
+        places = draw_predicted(large.masked, self.config.mae.predicted_fraction)
+        asked = large.keep.gather(1, places)
+        asked_mm = self.student.centres_mm(asked, large.hu.shape[1:], large.spacing_mm_zyx)
+        hidden = self.decoder(student, asked_mm)
+        terms: Scalars = {}
+        seen: Scalars = {}
+        if "mae" in on:
+            voxels_hu = gather_patches(large.hu, self.encoder_config.patch_voxels_zyx, asked)
+            terms["mae"], seen = self._mae_term(self.decoder.to_voxels(hidden), voxels_hu)
+        if "lat" in on and teacher is not None:
+            at = places[..., None].expand(-1, -1, self.encoder_config.width)
+            features = [block.gather(1, at) for block in teacher.blocks]
+            terms["lat"] = latent_loss(self.decoder.to_features(hidden), features)
+        return terms, seen
+
+    def _mae_term(self, predicted: Tensor, voxels_hu: Tensor) -> tuple[Tensor, Scalars]:
+        """L_pix from the decoder's output [n q c*v] and the true HU [n q v]."""
+        config, windows = self.config.mae, self.encoder_config.windows
+        target = to_channels(voxels_hu, *window_tensors(windows, voxels_hu.device))  # [n q c v]
+        predicted = predicted.view_as(target)
+        errors = channel_errors(predicted, target, config.saturated_weight)
+        shares = errors.detach() / constant_errors(target, config.saturated_weight).clamp(min=1e-6)
+        seen = {f"{w.name}_error": error for w, error in zip(windows, errors, strict=True)}
+        seen |= {f"{w.name}_error_share": share for w, share in zip(windows, shares, strict=True)}
+        return weighted_mean(errors, config.channel_weights), seen
+
+    def _cls_term(
+        self, views: ViewBatch, student: Tokens, teacher: Tokens, step_fraction: float
+    ) -> tuple[Tensor, Scalars]:
+        """L_cls; the local views are encoded here, where alone they are needed."""
+        assert self.distillation is not None
+        n_scans, n_local = views.locals_hu.shape[:2]
+        cls = [_by_view(student.cls, n_scans)]
+        if n_local:
+            hu = views.locals_hu.flatten(0, 1)
+            local = self._student_tokens(hu, views.spacing_mm_zyx, None)
+            cls.append(_by_view(local.cls, n_scans))
+        with torch.autocast(student.cls.device.type, enabled=False):
+            ours, target = torch.cat(cls).float(), _by_view(teacher.cls, n_scans).float()
+            term, seen = self.distillation(ours, target, step_fraction)
+        return term, seen
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Move every weight of the teacher: momentum * teacher + (1 - momentum) * student."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)
+
+
+def _by_view(cls: Tensor, n_scans: int) -> Tensor:
+    """CLS of views, those of one scan next to each other [b*v d] -> [v b d]."""
+    return torch.unflatten(cls, 0, (n_scans, -1)).transpose(0, 1)
+
+
+def _check(config: JointConfig, encoder: EncoderConfig) -> None:
+    n_weights, n_windows = len(config.mae.channel_weights), len(encoder.windows)
+    if config.mae.weight > 0 and n_weights != n_windows:
+        raise UsageError(
+            f"mae.channel_weights has {n_weights} numbers for {n_windows} windows",
+            remedy="give one weight per window",
+        )
+    if config.mae.weight > 0 and not math.fsum(config.mae.channel_weights) > 0:
+        raise UsageError("mae.channel_weights are all 0", remedy="weigh a window, or mae 0")

@@ -1,0 +1,133 @@
+"""Masked prediction: voxels (L_pix) and features (L_lat) of patches the student never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from headct.config import Config
+
+
+class TermConfig(Config):
+    """A summand of the loss and its weight over the run."""
+
+    weight: float = Field(ge=0.0)
+    """Full weight; 0 switches the term off, and nothing of it is built."""
+    ramp: tuple[float, float] = (0.0, 0.0)
+    """Shares of the run between which the weight rises from 0, linearly; (0, 0): full at once."""
+
+    @model_validator(mode="after")
+    def _ramp_rises(self) -> TermConfig:
+        start, end = self.ramp
+        if not 0.0 <= start <= end <= 1.0:
+            raise ValueError(f"ramp {self.ramp} is not start <= end, both shares of the run")
+        return self
+
+    def weight_at(self, step_fraction: float) -> float:
+        """The weight after a share of the run; while it is 0 the term is not computed."""
+        start, end = self.ramp
+        if step_fraction >= end:
+            return self.weight
+        return self.weight * max(step_fraction - start, 0.0) / (end - start)
+
+
+class MaeConfig(TermConfig):
+    """L_pix: window channels of masked patches, weighted by tissue."""
+
+    weight: float = Field(default=1.0, ge=0.0)
+    predicted_fraction: float = Field(default=0.3, gt=0.0, le=1.0)
+    """Share of the masked patches that is predicted, drawn at random each step."""
+    saturated_weight: float = Field(default=0.03, ge=0.0, le=1.0)
+    """Weight of a voxel that lies outside the window, against 1 inside it."""
+    channel_weights: tuple[float, ...] = (1.0, 1.0, 0.3)
+    """Weight of each window."""
+
+
+class LatConfig(TermConfig):
+    """L_lat: the teacher's features of masked patches."""
+
+    weight: float = Field(default=0.5, ge=0.0)
+    ramp: tuple[float, float] = (0.1, 0.3)
+    last_blocks: int | None = Field(default=None, gt=0)
+    """Blocks whose outputs are averaged as the target; None: 3 at depth >= 12, else 1."""
+
+
+def channel_errors(predicted: Tensor, target: Tensor, saturated_weight: float) -> Tensor:
+    """Tissue-weighted squared error of each window.
+
+    In a brain window most voxels are saturated bone or air, and plain error is spent on the edges
+    between them. Inside the window a voxel counts 1, outside it `saturated_weight`.
+
+    Args:
+        predicted: [b q c v].
+        target: [b q c v] in [-1, 1]; saturated where it is -1 or 1.
+        saturated_weight: of a saturated voxel.
+
+    Returns:
+        [c] float32, mean squared error per channel, weighted.
+
+    Reads as:
+        for c: sum over b, q, v of w (predicted - target)^2 / sum of w
+    """
+    weight = tissue_weights(target, saturated_weight)
+    squared = (predicted.float() - target).square()
+    return (weight * squared).sum(dim=(0, 1, 3)) / weight.sum(dim=(0, 1, 3))
+
+
+def tissue_weights(target: Tensor, saturated_weight: float) -> Tensor:
+    """1 where a window is not saturated, else `saturated_weight`; the shape of `target`."""
+    inside = target.abs() < 1.0
+    return torch.where(inside, 1.0, saturated_weight)
+
+
+def constant_errors(target: Tensor, saturated_weight: float) -> Tensor:
+    """Error [c] of the best prediction that is the same for every patch: their weighted mean patch.
+
+    What a reconstruction has to beat to have learned anything about the scan in hand.
+    """
+    weight = tissue_weights(target, saturated_weight)
+    mean_patch = (weight * target).sum(dim=(0, 1)) / weight.sum(dim=(0, 1))  # [c v]
+    return channel_errors(mean_patch.expand_as(target), target, saturated_weight)
+
+
+def weighted_mean(errors: Tensor, channel_weights: tuple[float, ...]) -> Tensor:
+    """One number from the errors [c] of all windows."""
+    weights = torch.tensor(channel_weights, device=errors.device)
+    return (weights * errors).sum() / weights.sum()
+
+
+def latent_loss(predicted: Tensor, features: Sequence[Tensor]) -> Tensor:
+    """Smooth-L1 to the mean of the teacher's layer-normalised features.
+
+    Args:
+        predicted: [b q d].
+        features: each [b q d], one per block of the teacher.
+
+    Source:
+        Baevski et al. 2022 (data2vec), section 3.3, with layer normalisation.
+    """
+    with torch.no_grad():
+        normed = [F.layer_norm(f.float(), f.shape[-1:]) for f in features]
+        target = torch.stack(normed).mean(dim=0)
+    return F.smooth_l1_loss(predicted.float(), target)
+
+
+def draw_predicted(masked: Tensor, fraction: float) -> Tensor:
+    """A random share of the masked tokens of each view, at least one.
+
+    Args:
+        masked: [n t] bool, the same number of True in every row.
+        fraction: share to draw, from torch's default generator.
+
+    Returns:
+        [n q] long, places in the row, ascending.
+    """
+    n_masked = int(masked[0].sum())
+    n_predicted = max(1, round(fraction * n_masked))
+    score = torch.rand(masked.shape, device=masked.device).masked_fill(~masked, -1.0)
+    chosen = score.topk(n_predicted, dim=1).indices
+    return torch.sort(chosen, dim=1).values
