@@ -1,0 +1,107 @@
+"""The rows of EVAL/tables: tidy, one number each, with the counts behind it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from headct.evaluate.bootstrap import interval
+from headct.evaluate.calibration import reliability_curve
+from headct.evaluate.collect import UNKNOWN, Collection
+from headct.evaluate.comparisons import MACRO, Row
+from headct.evaluate.estimates import Arm, SiteEstimates, areas_of_run
+from headct.evaluate.metrics import AREAS, METRICS, Floats
+
+POOLED = "all findings"
+"""Name of the reliability curve over the cases of all findings."""
+
+
+def metric_rows(found: SiteEstimates, level: float) -> list[Row]:
+    """One row per method, finding (macro too) and metric, with its interval."""
+    rows = []
+    macro, macro_replicates = found.macro()
+    for a in range(len(found.arms)):
+        rows += _rows_of(found, a, MACRO, macro[a], macro_replicates[a], level)
+        for f, finding in enumerate(found.findings):
+            rows += _rows_of(found, a, finding, found.values[a, f], found.replicates[a, f], level)
+    return rows
+
+
+def _rows_of(
+    found: SiteEstimates, a: int, finding: str, values: Floats, replicates: Floats, level: float
+) -> list[Row]:
+    """One row per metric; values [metric], replicates [metric resample]."""
+    arm, site = found.arms[a], found.site
+    shared: Row = {
+        "method": arm.method,
+        "n_train": arm.n_train,
+        "n_seeds": len(arm.runs(site.scores)),
+        "site": site.site,
+        "internal": site.internal,
+        "finding": finding,
+        **counts(found, finding),
+    }
+    rows = []
+    for m, metric in enumerate(METRICS):
+        lo, hi = interval(replicates[m], level)
+        rows.append(shared | {"metric": metric, "value": float(values[m]), "lo": lo, "hi": hi})
+    return rows
+
+
+def counts(found: SiteEstimates, finding: str) -> Row:
+    """Scans with a known label, positives and patients behind a number."""
+    site = found.site
+    if finding == MACRO:
+        known = (site.y_true != UNKNOWN).any(axis=1)
+        n_pos, enough = int((site.y_true == 1).sum()), bool(found.in_macro.any())
+    else:
+        f = found.findings.index(finding)
+        known = site.y_true[:, f] != UNKNOWN
+        n_pos, enough = int((site.y_true[:, f] == 1).sum()), bool(found.enough[f])
+    n_patients = len(np.unique(site.patient_of[known]))
+    return {"n": int(known.sum()), "n_pos": n_pos, "n_patients": n_patients, "enough": enough}
+
+
+def label_efficiency_rows(collection: Collection, estimates: Sequence[SiteEstimates]) -> list[Row]:
+    """Mean and spread over draws or seeds of every arm, few-shot and all labels alike."""
+    arms = sorted({Arm(run.method, run.k, run.n_train) for run in collection.runs})
+    names = (*collection.findings, MACRO)
+    rows = []
+    for found, arm in itertools.product(estimates, arms):
+        areas = [areas_of_run(found.site, run) for run in arm.runs(found.site.scores)]
+        draws = np.stack([np.vstack([a, a[found.in_macro].mean(axis=0)]) for a in areas])
+        for (f, finding), (m, metric) in itertools.product(enumerate(names), enumerate(AREAS)):
+            if np.isfinite(draws[:, f, m]).all():
+                where = {"site": found.site.site, "internal": found.site.internal}
+                what = {"finding": finding, "metric": metric}
+                rows.append(asdict(arm) | where | what | _spread(draws[:, f, m]))
+    return rows
+
+
+def _spread(values: Floats) -> Row:
+    return {
+        "mean": float(values.mean()),
+        "sd": float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
+        "lowest": float(values.min()),
+        "highest": float(values.max()),
+        "n_draws": len(values),
+    }
+
+
+def reliability_rows(found: SiteEstimates) -> list[Row]:
+    """Reliability curves of the first seed of each method: per finding, and all cases pooled."""
+    site, rows = found.site, []
+    for arm in found.arms:
+        scores = site.scores[arm.runs(site.scores)[0]]
+        usable = (site.y_true != UNKNOWN) & np.isfinite(scores)
+        for f, finding in enumerate((*found.findings, POOLED)):
+            chosen = usable.copy()
+            if finding != POOLED:
+                chosen[:, :f] = chosen[:, f + 1 :] = False
+            curve = reliability_curve(site.y_true[chosen], scores[chosen])
+            shared = {"method": arm.method, "site": site.site, "internal": site.internal}
+            rows += [shared | {"finding": finding} | asdict(point) for point in curve]
+    return rows
