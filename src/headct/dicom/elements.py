@@ -25,7 +25,7 @@ MEDIA_SOP_CLASS = 0x00020002
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 MAX_HEADER_BYTES = 64 << 20
-MAX_INFLATED_BYTES = 512 << 20
+MAX_INFLATED_BYTES = 128 << 20
 MAX_DEPTH = 32
 FIRST_READ_BYTES = 32 << 10
 
@@ -37,19 +37,27 @@ SHORT_VRS = frozenset(
 )
 
 
-class NotDicomError(Exception):
+class HeaderError(Exception):
+    """A header cannot be read; `values` holds the wanted elements before the fault."""
+
+    def __init__(self, values: dict[int, bytes] | None = None) -> None:
+        super().__init__()
+        self.values = values or {}
+
+
+class NotDicomError(HeaderError):
     """The bytes are not DICOM."""
 
 
-class TruncatedError(Exception):
+class TruncatedError(HeaderError):
     """The file ends inside its header, or an element claims more bytes than there are."""
 
 
-class MalformedError(Exception):
+class MalformedError(HeaderError):
     """The bytes break the rules of the encoding."""
 
 
-class _MoreNeededError(Exception):
+class _MoreNeededError(HeaderError):
     """The part of the file read so far ends inside the header."""
 
 
@@ -92,19 +100,27 @@ def read_elements(handle: BinaryIO, size: int, wanted: frozenset[int]) -> Elemen
     while True:
         try:
             return _parse(data, size, wanted)
-        except _MoreNeededError:
-            if len(data) >= size:
-                raise TruncatedError from None
-            if len(data) >= MAX_HEADER_BYTES:
-                raise MalformedError from None
+        except _MoreNeededError as error:
+            values = error.values
+        if len(data) < size and len(data) >= MAX_HEADER_BYTES:
+            raise MalformedError(values)
         more = handle.read(min(size, 8 * len(data), MAX_HEADER_BYTES) - len(data))
         if not more:
-            raise TruncatedError
+            raise TruncatedError(values)
         data += more
 
 
 def _parse(data: bytes, size: int, wanted: frozenset[int]) -> Elements:
     found = Elements(values={}, size=size)
+    try:
+        _fill(found, data, size, wanted)
+    except HeaderError as error:
+        error.values = found.values
+        raise
+    return found
+
+
+def _fill(found: Elements, data: bytes, size: int, wanted: frozenset[int]) -> None:
     start = _start(data)
     position = _read_meta(data, start, size, found, wanted)
     found.has_meta = position > start
@@ -117,7 +133,6 @@ def _parse(data: bytes, size: int, wanted: frozenset[int]) -> Elements:
         position, found.size = 0, len(data)
     if found.syntax:
         _Walker(data, found, wanted).walk(position)
-    return found
 
 
 def _start(data: bytes) -> int:

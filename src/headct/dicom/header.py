@@ -131,10 +131,12 @@ def read_header(path: Path) -> Header | FileOutcome:
         if path.suffix.lower() in DICOM_SUFFIXES:
             return FileOutcome(path, Reason.UNREADABLE, "named like DICOM, but without its header")
         return FileOutcome(path, Reason.NOT_DICOM)
-    except TruncatedError:
-        return FileOutcome(path, Reason.TRUNCATED, "the file ends inside its header")
-    except MalformedError:
-        return FileOutcome(path, Reason.UNREADABLE, "the header breaks the DICOM encoding")
+    except TruncatedError as error:
+        message = "the file ends inside its header"
+        return FileOutcome(path, Reason.TRUNCATED, message, _text(error.values.get(SERIES_UID)))
+    except MalformedError as error:
+        message = "the header breaks the DICOM encoding"
+        return FileOutcome(path, Reason.UNREADABLE, message, _text(error.values.get(SERIES_UID)))
     except OSError:
         return FileOutcome(path, Reason.NO_PERMISSION, "the file cannot be opened or read")
     return _classify(path, elements)
@@ -237,13 +239,13 @@ def _age(raw: bytes | None) -> float | None:
 
 
 Decoder = Callable[[bytes | None], Any]
-SOP_CLASS, MODALITY = 0x00080016, 0x00080060
+SOP_CLASS, MODALITY, SERIES_UID = 0x00080016, 0x00080060, 0x0020000E
 PATIENT_TAGS = (0x00100020, 0x00100021, 0x00100010, 0x00100030)
 TEXTS: dict[int, tuple[str, Decoder]] = {
     SOP_CLASS: ("sop_class", _text),
     MODALITY: ("modality", _code),
     0x0020000D: ("study_uid", _text),
-    0x0020000E: ("series_uid", _text),
+    SERIES_UID: ("series_uid", _text),
     0x00080018: ("image_uid", _text),
     0x00200052: ("frame_of_reference", _text),
     0x00081030: ("study_description", _text),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -109,10 +110,9 @@ def walk(sources: Sequence[Path]) -> Iterator[Path | FileOutcome]:
                     yield path
                 else:
                     yield FileOutcome(path, Reason.SPECIAL_FILE)
-            except (FileNotFoundError, RuntimeError):
-                yield FileOutcome(path, Reason.SPECIAL_FILE, "a link that leads nowhere")
-            except OSError:
-                yield FileOutcome(path, Reason.NO_PERMISSION)
+            except OSError as error:
+                lost_link = error.errno in (errno.ENOENT, errno.ELOOP)
+                yield FileOutcome(path, Reason.SPECIAL_FILE if lost_link else Reason.NO_PERMISSION)
 
 
 def _series_key(header: Header) -> str:

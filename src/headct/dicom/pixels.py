@@ -12,9 +12,7 @@ from headct.dicom.elements import (
     DEFLATED_LE,
     EXPLICIT_BE,
     NATIVE,
-    MalformedError,
-    NotDicomError,
-    TruncatedError,
+    HeaderError,
     read_elements,
 )
 from headct.dicom.header import Header
@@ -93,7 +91,7 @@ def _read_deflated(header: Header, out: Int16, offset: int) -> None:
         with header.path.open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
             plain = read_elements(handle, size, frozenset()).inflated or b""
-    except (TruncatedError, MalformedError, NotDicomError):
+    except HeaderError:
         plain = b""
     if len(plain) < offset + out.nbytes:
         raise Refusal("a file ends inside its pixels", code=Reason.TRUNCATED)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import math
-import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +20,9 @@ from headct.dicom.reasons import Reason
 from headct.errors import Refusal
 from headct.volume.volume import AIR_HU, Volume, affine_from_nifti
 
+GZIP_MAGIC = b"\x1f\x8b"
+HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+MAX_EXTENSION_BYTES = 64 << 20
 MAX_SIDE = 4096
 MAX_VOXELS = 1 << 29
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 25.0
@@ -43,10 +47,19 @@ def read_nifti(path: Path) -> Volume:
     Source:
         NIfTI-1 standard, "3D image (volume) orientation and location in space".
     """
-    image = _open(path)
-    shape = _checked_shape(image.header)
-    affine, flags = _affine(image.header)
-    values = _hu(_read_values(image, shape))
+    try:
+        with _opened(path) as stream:
+            header, n_read = _read_header(stream)
+            shape = _checked_shape(header)
+            affine, flags = _affine(header)
+            stored = _read_voxels(stream, header, shape, n_read)
+    except EOFError:
+        raise Refusal("the compressed file ends early", code=Reason.TRUNCATED) from None
+    except (zlib.error, gzip.BadGzipFile):
+        raise Refusal("the compressed file is damaged", code=Reason.UNREADABLE) from None
+    except OSError:
+        raise Refusal("the file cannot be opened or read", code=Reason.NO_PERMISSION) from None
+    values = _hu(_scaled(stored, header))
     step = {"step": "read", "format": "nifti", "shape_zyx": list(values.shape[::-1])}
     return Volume(values.T, affine_from_nifti(affine), (step,), tuple(flags))
 
@@ -66,22 +79,41 @@ def write_nifti(path: Path, volume: Volume) -> None:
         aside.write_bytes(data)
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The plain bytes of a file, compressed or not, whatever its name says."""
+    with path.open("rb") as handle:
+        magic = handle.read(2)
+        handle.seek(0)
+        if not magic:
+            raise Refusal("the file has no bytes", code=Reason.EMPTY_FILE)
+        if magic == GZIP_MAGIC:
+            with gzip.GzipFile(fileobj=handle) as stream:
+                yield cast(BinaryIO, stream)
+        else:
+            yield handle
+
+
+def _read_header(stream: BinaryIO) -> tuple[Any, int]:
+    """The header, of version 1 or 2, and how many bytes it took."""
+    head = stream.read(4)
+    claimed = {int.from_bytes(head, "little"), int.from_bytes(head, "big")} & HEADERS.keys()
+    if not claimed:
+        raise Refusal("named like NIfTI, but without its header", code=Reason.UNREADABLE)
+    n_bytes = claimed.pop()
+    kind = HEADERS[n_bytes]
+    head += stream.read(n_bytes - 4)
+    if len(head) < n_bytes:
+        raise Refusal("the file ends inside its header", code=Reason.TRUNCATED)
     try:
-        image = nib.load(path, mmap=False)
-    except FileNotFoundError:
-        raise Refusal("the file is not there", code=Reason.NO_SERIES) from None
-    except PermissionError:
-        raise Refusal("the file may not be read", code=Reason.NO_PERMISSION) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise Refusal("the file ends inside its header", code=Reason.TRUNCATED) from None
+        header = kind(head, check=False)
+        header.get_data_dtype()
     except Exception:
         # nibabel raises anything, and quotes what it read
-        code = Reason.EMPTY_FILE if path.stat().st_size == 0 else Reason.UNREADABLE
-        raise Refusal("the NIfTI header cannot be read", code=code) from None
-    if not isinstance(image, nib.Nifti1Image):
-        raise Refusal("named like NIfTI, but of another format", code=Reason.UNREADABLE)
-    return image
+        raise Refusal("the NIfTI header cannot be read", code=Reason.UNREADABLE) from None
+    if not bytes(header["magic"]).startswith(b"n+"):
+        raise Refusal("a header without voxels behind it", code=Reason.UNREADABLE)
+    return header, n_bytes
 
 
 def _checked_shape(header: Any) -> tuple[int, int, int]:
@@ -149,15 +181,35 @@ def _require_usable(affine: Array) -> None:
         raise Refusal("voxels of an absurd size", code=Reason.BAD_GEOMETRY)
 
 
-def _read_values(image: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
-    """Scaled values [x y z]; int16 where the file holds integers without a scale."""
-    slope, inter = image.dataobj.slope, image.dataobj.inter
-    plain = (slope, inter) == (1.0, 0.0) and image.get_data_dtype().kind in "iu"
+def _read_voxels(
+    stream: BinaryIO, header: Any, shape: tuple[int, int, int], n_read: int
+) -> NDArray[Any]:
+    """Stored values [x y z]; the rest of the file is read too, for its checksum."""
+    gap = int(header["vox_offset"]) - n_read
+    if not 0 <= gap <= MAX_EXTENSION_BYTES:
+        raise Refusal("the voxels start at an absurd place", code=Reason.UNREADABLE)
+    stream.read(gap)
+    kind = header.get_data_dtype()
+    wanted = math.prod(shape) * kind.itemsize
+    data = stream.read(wanted)
+    if len(data) < wanted:
+        message = f"{wanted - len(data)} bytes of voxels are missing"
+        raise Refusal(message, code=Reason.TRUNCATED)
+    for _ in range(MAX_EXTENSION_BYTES >> 20):
+        if not stream.read(1 << 20):
+            break
+    return np.frombuffer(data, kind).reshape(shape, order="F")
+
+
+def _scaled(stored: NDArray[Any], header: Any) -> NDArray[Any]:
+    """Values after slope and intercept: the stored ones where there is nothing to do."""
     try:
-        raw = image.dataobj.get_unscaled() if plain else image.dataobj.get_scaled(np.float32)
-    except (EOFError, OSError, ValueError, zlib.error, struct.error):
-        raise Refusal("the file ends inside its voxels", code=Reason.TRUNCATED) from None
-    return np.asarray(raw).reshape(shape, order="A")
+        slope, inter = header.get_slope_inter()
+    except HeaderDataError:
+        raise Refusal("slope or intercept is no number", code=Reason.BAD_RESCALE) from None
+    if slope is None or (slope, inter) == (1.0, 0.0):
+        return stored.astype(stored.dtype.newbyteorder("="))
+    return stored.astype(np.float32) * np.float32(slope) + np.float32(inter)
 
 
 def _hu(values: NDArray[Any]) -> NDArray[Any]:
