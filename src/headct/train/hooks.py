@@ -1,0 +1,91 @@
+"""What a run writes and shows while it goes: metrics, steps that were not applied, progress."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from headct.atomic import write_text
+from headct.progress import Tracker
+from headct.run import append_jsonl, read_jsonl
+from headct.train.loop import StepRecord, TrainState
+
+Alarms = Callable[[Mapping[str, float]], list[str]]
+
+
+class MetricsWriter:
+    """Hook: a line of metrics.jsonl every so many steps, and of every step that was not applied.
+
+    A line has step, seen_scans, the terms and guards, what was scheduled, the gradient norm and
+    scans_per_s. A number that is not finite is written as null.
+
+    Args:
+        path: metrics.jsonl.
+        every: steps between lines.
+        alarms: metrics -> what is wrong, in words; each alarm is said once on stderr.
+    """
+
+    def __init__(self, path: Path, every: int, alarms: Alarms = lambda _: []) -> None:
+        self.path, self.every, self.alarms = path, every, alarms
+        self.said: set[str] = set()
+
+    def __call__(self, state: TrainState, record: StepRecord) -> None:
+        """Write where it is time."""
+        if record.applied and record.step % self.every:
+            return
+        numbers = record.terms | record.scheduled | {"gradient_norm": record.gradient_norm}
+        row: dict[str, Any] = {"step": record.step, "seen_scans": state.seen_scans}
+        row |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        row |= {"applied": record.applied, "scans_per_s": record.n_scans / record.seconds}
+        if raised := self.alarms(record.terms):
+            row["alarms"] = raised
+            self._say(raised, record.step)
+        append_jsonl(self.path, [row])
+
+    def _say(self, raised: list[str], step: int) -> None:
+        for text in raised:
+            kind = text.partition("(")[0]
+            if kind not in self.said:
+                self.said.add(kind)
+                print(f"alarm at step {step}: {text}", file=sys.stderr)
+
+
+class NonFiniteWriter:
+    """Hook: which scans were in a step that was not applied.
+
+    Args:
+        path: nonfinite.jsonl.
+        rank: of this process; each writes its own scans.
+        names: micro-batch -> pseudonymous scan ids.
+    """
+
+    def __init__(self, path: Path, rank: int, names: Callable[[Any], list[str]]) -> None:
+        self.path, self.rank, self.names = path, rank, names
+
+    def __call__(self, _: TrainState, record: StepRecord) -> None:
+        """Write where the step was not applied."""
+        if record.applied:
+            return
+        scans = [name for batch in record.batches for name in self.names(batch)]
+        row = {"step": record.step, "rank": self.rank, "scan_ids": scans}
+        append_jsonl(self.path, [row], durable=True)
+
+
+def show_progress(tracker: Tracker) -> Callable[[TrainState, StepRecord], None]:
+    """Hook: scans done, scans per second, time left, step and loss."""
+
+    def advance(_: TrainState, record: StepRecord) -> None:
+        tracker.advance(record.n_scans, f"step {record.step}, loss {record.terms['loss']:.4f}")
+
+    return advance
+
+
+def trim_metrics(path: Path, step: int) -> None:
+    """Take out the lines after `step`, which a resumed run will write again."""
+    if path.exists():
+        rows = [row for row in read_jsonl(path) if row["step"] <= step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,85 @@
+"""Before the first step: is RUN ours to write, do recipe, store and ranks fit each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from headct.config import load_recipe
+from headct.errors import CheckpointError, MismatchError, StoreError, UsageError
+from headct.store.lock import WriterLock
+from headct.store.store import Store
+from headct.train.recipe import PretrainRecipe
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold RUN for this process; the system lets go of it when the process dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(folder / ".lock")
+    try:
+        lock.acquire()
+    except StoreError as error:
+        raise CheckpointError(
+            f"another process is training into {folder.name}",
+            remedy="wait until it is done, or give another --out",
+            code="run-locked",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def require_grid(recipe: PretrainRecipe, store: Store) -> None:
+    """Raise where the store is empty or its voxels are not those the encoder is made for."""
+    if len(store) == 0:
+        raise StoreError("the store holds no scans", remedy="ingest some first", code="empty")
+    wanted, found = recipe.encoder.spacing_mm_zyx, store.preprocessing.spacing_mm_zyx
+    if any(abs(a - b) > 1e-6 for a, b in zip(wanted, found, strict=True)):
+        raise MismatchError(
+            f"the encoder is made for voxels of {wanted} mm, the store has {found} mm (z y x)",
+            remedy="ingest with the recipe's grid, or choose the encoder preset of the store's",
+        )
+
+
+def require_same_recipe(folder: Path, recipe: PretrainRecipe) -> None:
+    """Raise where RUN holds another run, or something that is no run."""
+    config = folder / "config.toml"
+    if config.is_file():
+        try:
+            earlier = load_recipe(config, PretrainRecipe)
+        except UsageError as error:
+            raise MismatchError(
+                f"{folder.name} holds a run that this headct cannot read", remedy="another --out"
+            ) from error
+        if keys := recipe.differences(earlier):
+            raise MismatchError(
+                f"{folder.name} holds a run of another recipe; different: {', '.join(keys[:8])}",
+                remedy="give the recipe and --set of that run to go on, or another --out",
+            )
+    elif folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
+        raise UsageError(
+            f"{folder.name} is not empty and holds no run", remedy="give an empty folder as --out"
+        )
+
+
+def scans_per_rank(recipe: PretrainRecipe, world_size: int) -> int:
+    """Scans of one micro-batch on one rank."""
+    share, rest = divmod(recipe.batch, world_size * recipe.accumulate)
+    if rest or share == 0:
+        raise UsageError(
+            f"a batch of {recipe.batch} cannot be shared by {world_size} ranks"
+            f" x {recipe.accumulate} micro-batches",
+            remedy="choose a batch that is a multiple of both",
+        )
+    return share
+
+
+def store_hash(store: Store) -> str:
+    """16 hex digits over the preprocessing and the voxels of all scans in their order."""
+    values = [store.preprocessing.hash, *store.manifest["hu_sha256"].to_pylist()]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]

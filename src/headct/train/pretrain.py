@@ -1,0 +1,281 @@
+"""`headct pretrain`: a store of scans -> RUN/ with metrics, checkpoints, panels and a bundle.
+
+RUN/config.toml       the resolved recipe
+RUN/run.json          versions, seed, commit, command
+RUN/events.jsonl      started, resumed, stopped, finished: at which step and when
+RUN/metrics.jsonl     terms, guards and schedules by step
+RUN/nonfinite.jsonl   scans of steps that were not applied, where there were any
+RUN/checkpoints/      the last few, whole or absent
+RUN/panels/           input, mask, reconstruction
+RUN/bundle/           the encoder for use; there when the run is finished
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from headct import __version__
+from headct.model.bundle import save_bundle
+from headct.model.tokens import select_head_tokens
+from headct.objective.guards import alarms
+from headct.objective.joint import JointObjective
+from headct.progress import tracking
+from headct.run import append_jsonl, git_commit, write_run_record
+from headct.store.store import Store, open_store
+from headct.train.checkpoint import Checkpointer, latest_checkpoint, remove_leftovers, restore
+from headct.train.hooks import MetricsWriter, NonFiniteWriter, show_progress, trim_metrics
+from headct.train.loop import Hook, LoopConfig, TrainState, fit
+from headct.train.optim import make_optimizer
+from headct.train.panel import PanelWriter
+from headct.train.preflight import (
+    only_writer,
+    require_grid,
+    require_same_recipe,
+    scans_per_rank,
+    store_hash,
+)
+from headct.train.recipe import PretrainRecipe
+from headct.train.runtime import Runtime, StopRequest, start_runtime
+from headct.views.batch import ViewBatch, ViewMaker
+from headct.views.loader import ScanBatch, ScanLoader
+
+PANEL_SCANS = 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended.
+
+    Attributes:
+        status: finished now, finished by an earlier call, or stopped by a signal.
+        step: steps done.
+        seen_scans: scans of the whole run.
+    """
+
+    status: Literal["finished", "was-finished", "stopped"]
+    step: int
+    seen_scans: int
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainBatch:
+    """A micro-batch: which scans, and their views on the device."""
+
+    scans: ScanBatch
+    views: ViewBatch
+
+    def __len__(self) -> int:
+        return len(self.scans.rows)
+
+
+def pretrain(
+    recipe: PretrainRecipe, store_path: str | Path, out: str | Path, *, threads: int | None = None
+) -> Outcome:
+    """Train, or go on where an earlier call with the same recipe and store stopped.
+
+    Args:
+        recipe: everything that decides what is learned.
+        store_path: the scans.
+        out: RUN folder.
+        threads: CPU threads of this process.
+
+    Raises:
+        StoreError: no store, or an empty one.
+        UsageError: the recipe contradicts itself or the grid of the store.
+        MismatchError: RUN holds a run of another recipe or store; the grid is another one.
+        CheckpointError: another process trains into RUN, or its checkpoint is of another model.
+        TrainingError: too many unreadable scans or steps that are not finite.
+    """
+    folder = Path(out)
+    store = open_store(store_path)
+    with ExitStack() as stack:
+        runtime = stack.enter_context(start_runtime(recipe.precision, threads))
+        run = PretrainRun(recipe, store, folder, runtime)
+        require_same_recipe(folder, recipe)
+        if runtime.is_main:
+            stack.enter_context(only_writer(folder))
+        stop = stack.enter_context(StopRequest().listening())
+        return run.go(stop)
+
+
+class PretrainRun:
+    """One run on one rank: its parts, checked against each other before the first step."""
+
+    def __init__(
+        self, recipe: PretrainRecipe, store: Store, folder: Path, runtime: Runtime
+    ) -> None:
+        require_grid(recipe, store)
+        self.recipe, self.store, self.folder, self.runtime = recipe, store, folder, runtime
+        self.loader = ScanLoader(
+            store,
+            scans_per_rank(recipe, runtime.world_size),
+            recipe.seed,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            accumulate=recipe.accumulate,
+            max_unreadable_fraction=recipe.max_unreadable_fraction,
+        )
+        self.maker = view_maker(recipe, store)
+        torch.manual_seed(recipe.seed)
+        self.objective = JointObjective(recipe.objective, recipe.encoder).to(runtime.device)
+        self.state = TrainState(self.objective, make_optimizer(self.objective, recipe.optim))
+        self.identity = {"recipe": recipe.hash, "store": store_hash(store)}
+        self.checkpoints = Checkpointer(
+            folder / "checkpoints",
+            self.identity,
+            recipe.record.checkpoint_every,
+            recipe.record.keep_checkpoints,
+            runtime,
+        )
+
+    def go(self, stop: StopRequest) -> Outcome:
+        """Restore, train, save, and write the bundle at the end."""
+        saved = latest_checkpoint(self.checkpoints.folder)
+        if saved is not None:
+            restore(self.state, saved, self.identity)
+        self.checkpoints.saved_step = self.state.step if saved else -1
+        if (self.folder / "bundle" / "bundle.json").is_file() and self._is_done:
+            return self._outcome("was-finished")
+        self._note_start(resumed=saved is not None)
+        self._train(stop)
+        self.checkpoints.save(self.state)
+        if not self._is_done:
+            self._note("stopped")
+            return self._outcome("stopped")
+        self._write_bundle()
+        self._note("finished")
+        return self._outcome("finished")
+
+    def _train(self, stop: StopRequest) -> None:
+        recipe, state = self.recipe, self.state
+        left = (recipe.steps - state.step) * recipe.batch
+        with ExitStack() as stack:
+            hooks: list[Hook] = [self._nonfinite_writer()]
+            if self.runtime.is_main:
+                tracker = stack.enter_context(tracking(f"pretrain {recipe.name}", left))
+                hooks += [self._metrics_writer(), self._panel_writer(), show_progress(tracker)]
+            scans = stack.enter_context(self.loader.reading(state.step, recipe.steps))
+            forward = self.runtime.distribute(self.objective)
+            self.objective.train()
+            fit(
+                state,
+                self._batches(scans),
+                lambda batch, step: forward(batch.views, step / recipe.steps),
+                recipe.optim.schedule(recipe.steps),
+                LoopConfig(
+                    recipe.steps,
+                    recipe.seed,
+                    recipe.optim.clip_norm,
+                    recipe.accumulate,
+                    recipe.max_skipped_in_a_row,
+                ),
+                self.runtime,
+                after_step=lambda now: self.objective.after_step(now["momentum"]),
+                hooks=[*hooks, self.checkpoints],
+                stop=stop,
+            )
+
+    def _batches(self, scans: Iterator[ScanBatch]) -> Iterator[PretrainBatch]:
+        """Views of the scans as they come, made on the device."""
+        for number, batch in enumerate(scans, self.state.step * self.recipe.accumulate):
+            step = number // self.recipe.accumulate
+            hu = torch.from_numpy(batch.hu).to(self.runtime.device)
+            with_locals = self.recipe.objective.cls.weight_at(step / self.recipe.steps) > 0
+            views = self.maker.make(hu, batch.places, step, with_locals=with_locals)
+            yield PretrainBatch(batch, views)
+
+    def _metrics_writer(self) -> MetricsWriter:
+        path = self.folder / "metrics.jsonl"
+        trim_metrics(path, self.state.step)
+        return MetricsWriter(path, self.recipe.record.metrics_every, alarms)
+
+    def _nonfinite_writer(self) -> NonFiniteWriter:
+        def names(batch: PretrainBatch) -> list[str]:
+            return [self.store.scan_ids[row] for row in batch.scans.rows]
+
+        return NonFiniteWriter(self.folder / "nonfinite.jsonl", self.runtime.rank, names)
+
+    def _panel_writer(self) -> PanelWriter:
+        """Draws the first scans of the data order that can be read."""
+        batch = self.loader.read(0)
+        hu = torch.from_numpy(batch.hu[:PANEL_SCANS]).to(self.runtime.device)
+        views = self.maker.make(hu, batch.places[:PANEL_SCANS], step=0, with_locals=False)
+        every = self.recipe.record.panel_every
+        return PanelWriter(self.folder / "panels", self.objective, views, every)
+
+    def _write_bundle(self) -> None:
+        if self.runtime.is_main:
+            wants_student = self.recipe.bundle_weights == "student"
+            encoder = self.objective.student if wants_student else self.objective.bundle_encoder()
+            save_bundle(
+                self.folder / "bundle", encoder, self.store.preprocessing, self._provenance()
+            )
+        self.runtime.barrier()
+
+    def _provenance(self) -> dict[str, Any]:
+        recipe = self.recipe
+        has_teacher = self.objective.teacher is not None and recipe.bundle_weights == "teacher"
+        return {
+            "recipe": recipe.name,
+            "recipe_hash": recipe.hash,
+            "seed": recipe.seed,
+            "weights": "teacher" if has_teacher else "student",
+            "steps": self.state.step,
+            "seen_scans": self.state.seen_scans,
+            "skipped_steps": self.state.skipped_steps,
+            "store_scans": len(self.store),
+            "store_hash": self.identity["store"],
+            "unreadable_scans": len(self.loader.unreadable),
+            "precision": str(self.runtime.dtype).removeprefix("torch."),
+            "headct": __version__,
+            "git_commit": git_commit(),
+        }
+
+    def _note_start(self, *, resumed: bool) -> None:
+        if not self.runtime.is_main:
+            return
+        remove_leftovers(self.checkpoints.folder)
+        if not resumed:
+            write_run_record(self.folder, self.recipe, seed=self.recipe.seed, verb="pretrain")
+        self._note("resumed" if resumed else "started")
+
+    def _note(self, event: str) -> None:
+        if self.runtime.is_main:
+            row = {
+                "event": event,
+                "step": self.state.step,
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "headct": __version__,
+                "device": self.runtime.device.type,
+                "precision": str(self.runtime.dtype).removeprefix("torch."),
+                "world_size": self.runtime.world_size,
+                "threads": torch.get_num_threads(),
+                "unreadable_scans": len(self.loader.unreadable),
+            }
+            append_jsonl(self.folder / "events.jsonl", [row], durable=True)
+
+    @property
+    def _is_done(self) -> bool:
+        return self.state.step >= self.recipe.steps
+
+    def _outcome(self, status: Literal["finished", "was-finished", "stopped"]) -> Outcome:
+        return Outcome(status, self.state.step, self.state.seen_scans)
+
+
+def view_maker(recipe: PretrainRecipe, store: Store) -> ViewMaker:
+    """The views of a recipe on the grid of a store."""
+    encoder = recipe.encoder
+    patch = encoder.patch_voxels_zyx
+
+    def select(hu: Tensor) -> Tensor:
+        return select_head_tokens(hu, encoder.n_tokens, patch)
+
+    return ViewMaker(recipe.views, store.preprocessing, patch, select, recipe.seed)
