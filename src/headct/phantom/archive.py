@@ -74,10 +74,10 @@ def write_archive(preset: PhantomPreset, folder: Path, n_workers: int) -> str:
     Raises:
         UsageError: the folder holds something else, or an archive of another recipe.
     """
+    studies = plan_studies(preset)
     _require_ours(preset, folder)
     if not (folder / CONFIG).exists():
         write_run_record(folder, preset, seed=preset.seed, verb="phantom")
-    studies = plan_studies(preset)
     if not (folder / LABELS).exists():
         _write_tables(folder, _make_studies(preset, studies, folder, n_workers))
     (folder / JOURNAL).unlink(missing_ok=True)

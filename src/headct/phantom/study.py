@@ -64,25 +64,32 @@ class _Folder:
 
 def make_study(job: StudyJob) -> StudyRecord:
     """Render a study, write it, and say what is in it; the study's folder appears whole."""
-    study, preset = job.study, job.preset
-    site = archive_sites(preset)[study.site_index]
-    spec = draw_scan(preset, site, preset.seed, study.patient.number, study.scan)
-    shape_zyx, affine_zyx = acquisition_grid(spec)
-    rendered = render_scan(spec, shape_zyx, affine_zyx, masks=study.split is not None)
-    header = _header(preset, study, spec)
-    hu, displayed = _as_displayed(rendered.hu, affine_zyx)
-    series = HeadSeries(hu, displayed, header, study.transfer_syntax)
+    study, archive = job.study, Path(job.archive)
+    series, rendered, affine_zyx = rendered_series(job.preset, study)
+    header = series.header
     folder = _arranged(study, series)
-    archive = Path(job.archive)
     if study.split is not None:
         _write_masks(archive / "truth" / "masks" / f"{header.study_uid}.npz", rendered, affine_zyx)
     _write_folder(archive, study, folder)
     return StudyRecord(
         index=study.index,
-        label=_label(preset, study, header, rendered) if study.split else None,
+        label=_label(job.preset, study, header, rendered) if study.split else None,
         findings=list(_findings(study, header, rendered)) if study.split else [],
         planted=[_planted(study, header, *planted) for planted in folder.planted],
     )
+
+
+def rendered_series(
+    preset: PhantomPreset, study: Study
+) -> tuple[HeadSeries, Rendered, NDArray[np.float64]]:
+    """The head CT series of a study, and the truth about it with the affine of its own grid."""
+    site = archive_sites(preset)[study.site_index]
+    spec = draw_scan(preset, site, preset.seed, study.patient.number, study.scan)
+    shape_zyx, affine_zyx = acquisition_grid(spec)
+    rendered = render_scan(spec, shape_zyx, affine_zyx, masks=study.split is not None)
+    hu, displayed = _as_displayed(rendered.hu, affine_zyx)
+    header = _header(preset, study, spec)
+    return HeadSeries(hu, displayed, header, study.transfer_syntax), rendered, affine_zyx
 
 
 def _as_displayed(
