@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from headct.adapt.cnn import Cnn3d, CnnConfig
 from headct.adapt.features import Vectors
 from headct.adapt.floors import blocks, histogram
+from headct.adapt.predictions import DECIMALS
 from headct.adapt.task import BUNDLE, HEAD, Task
 from headct.errors import CheckpointError, MismatchError, UsageError
 from headct.model.bundle import load_bundle, load_strictly
@@ -48,11 +49,16 @@ def scorer(task: Task, bundle: Bundle | None = None) -> Score:
             remedy="give the bundle that the task names in task.json",
         )
     if info.kind == "scratch-cnn3d":
-        return _cnn_scorer(task)
+        return _rounded(_cnn_scorer(task))
     if (task.folder / BUNDLE).is_dir():
         bundle = load_bundle(task.folder / BUNDLE)
     featurise = featuriser(info.source, info.preprocessing.spacing_mm_zyx, bundle, info.init_seed)
-    return lambda hu: task.score_vectors(featurise(hu))
+    return _rounded(lambda hu: task.score_vectors(featurise(hu)))
+
+
+def _rounded(score: Score) -> Score:
+    """The last bits of a product depend on the number of scans in it; a score must not."""
+    return lambda hu: np.round(score(hu), DECIMALS)
 
 
 def score_store(score: Score, store: Store, rows: Sequence[int]) -> NDArray[np.float64]:

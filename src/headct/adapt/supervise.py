@@ -17,14 +17,14 @@ from torch.nn import functional as F
 from headct.adapt.batches import LabelledBatch, LabelledScans, LightAugment
 from headct.config import Config
 from headct.errors import MismatchError
-from headct.progress import Tracker, tracking
-from headct.run import append_jsonl
+from headct.progress import tracking
 from headct.train.checkpoint import Checkpointer, Identity, latest_checkpoint, restore
+from headct.train.hooks import MetricsWriter, show_progress, trim_metrics
 from headct.train.loop import Hook, LoopConfig, StepRecord, TrainState, fit
 from headct.train.optim import OptimConfig, make_optimizer
 from headct.train.runtime import Precision, Runtime, StopRequest
 
-LOG_EVERY = 20
+LINES_OF_METRICS = 60
 METRICS = "metrics.jsonl"
 
 
@@ -144,12 +144,13 @@ def supervise(
     with (
         StopRequest().listening() as stop,
         scans.batches(state.step, config.steps) as batches,
-        tracking("train", config.steps, "steps") as tracker,
+        tracking("train", config.steps * config.batch) as tracker,
     ):
-        tracker.advance(state.step)
+        tracker.advance(state.seen_scans)
         hooks: list[Hook] = [
             _follow(module, config.average_decay),
-            _progress(tracker, work / METRICS),
+            MetricsWriter(work / METRICS, max(1, config.steps // LINES_OF_METRICS)),
+            show_progress(tracker),
             checkpointer,
         ]
         schedule = config.optim.schedule(config.steps)
@@ -167,21 +168,12 @@ def _go_on(state: TrainState, work: Path, identity: Identity) -> None:
             restore(state, checkpoint, identity)
     except MismatchError:
         shutil.rmtree(work)
+    trim_metrics(work / METRICS, state.step)
 
 
 def _follow(module: Averaged, decay: float) -> Hook:
     def hook(_: TrainState, record: StepRecord) -> None:
         if record.applied:
             module.follow(decay, record.step)
-
-    return hook
-
-
-def _progress(tracker: Tracker, metrics: Path) -> Hook:
-    def hook(_: TrainState, record: StepRecord) -> None:
-        tracker.advance(note=f"loss {record.terms['loss']:.3f}")
-        if record.step % LOG_EVERY == 0:
-            row = {"step": record.step, **record.terms, **record.scheduled}
-            append_jsonl(metrics, [row])
 
     return hook
