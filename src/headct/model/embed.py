@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,13 @@ from torch import Tensor
 
 from headct.errors import MismatchError
 from headct.model.encoder import ViT3D
-from headct.model.tokens import Tokens, select_head_tokens
+from headct.model.tokens import Tokens, grid_shape, select_head_tokens
 from headct.progress import track
+from headct.store.store import Store, open_store
+from headct.volume.canonical import to_canonical
 from headct.volume.preprocessing import Preprocessing
+from headct.volume.read import read_series
 from headct.volume.volume import Volume
-
-if TYPE_CHECKING:
-    from headct.store.store import Store
 
 SCANS_AT_ONCE_ON_A_GPU = 32
 STORE_SCANS_AT_ONCE = 16
@@ -83,9 +84,8 @@ class Bundle:
         """
         hu = torch.as_tensor(hu)
         self._require_grid(tuple(hu.shape[1:]))
-        config = self.encoder.config
         with self._computing():
-            return _joined([self._encode_part(part, config.n_tokens) for part in self._parts(hu)])
+            return _joined([self._encode_part(part) for part in self._parts(hu)])
 
     def encode_channels(self, channels: Tensor) -> Tokens:
         """Tokens of volumes that were windowed already; every patch is computed.
@@ -104,6 +104,29 @@ class Bundle:
             parts = self._parts(channels)
             return _joined([self.encoder(part.to(self.device), spacing) for part in parts])
 
+    def attention_map(self, hu: Tensor | NDArray[Any]) -> NDArray[np.float32]:
+        """Attention of CLS over the patch grid in the last block, per head.
+
+        Args:
+            hu: as for `encode_hu`.
+
+        Returns:
+            [b h gz gy gx]; 0 where a patch was not computed.
+        """
+        hu = torch.as_tensor(hu)
+        self._require_grid(tuple(hu.shape[1:]))
+        patch, spacing = self.encoder.config.patch_voxels_zyx, self.preprocessing.spacing_mm_zyx
+        grid = grid_shape(hu.shape[1:], patch)
+        maps = []
+        with self._computing():
+            for part in self._parts(hu):
+                keep = self._keep(part.to(self.device))
+                weights = self.encoder.cls_attention(part.to(self.device), spacing, keep).float()
+                empty = weights.new_zeros(*weights.shape[:2], math.prod(grid))
+                places = keep[:, None].expand_as(weights)
+                maps.append(torch.unflatten(empty.scatter(2, places, weights), 2, grid))
+        return _numpy(torch.cat(maps))
+
     def embed(self, source: str | Path | Volume | Store) -> Embedding:
         """Vectors of one scan or of a store.
 
@@ -118,20 +141,37 @@ class Bundle:
         if isinstance(source, Volume):
             return self._embed_volume(source)
         if isinstance(source, str | Path):
-            from headct.store.store import open_store
-            from headct.volume.read import read_series
-
             if (Path(source) / "store.json").is_file():
                 return self._embed_store(open_store(source))
             return self._embed_volume(read_series(source))
         return self._embed_store(source)
 
     def _embed_volume(self, volume: Volume) -> Embedding:
-        from headct.volume.canonical import to_canonical
-
-        volume = to_canonical(volume, self.preprocessing)
-        one = pooled(self.encode_hu(volume.hu[None]))
+        one = pooled(self.encode_hu(self.canonical(volume).hu[None]))
         return Embedding(one.cls[0], one.mean[0], one.max[0], one.region[0])
+
+    def canonical(self, volume: Volume) -> Volume:
+        """The volume on the bundle's grid; one that is on it already is handed back.
+
+        Raises:
+            MismatchError: the volume was brought to another grid already.
+            Refusal: no head in the volume.
+        """
+        last = volume.provenance[-1] if volume.provenance else {}
+        made_with = last.get("preprocessing") if last.get("step") == "canonical" else None
+        if made_with is None and not self._on_grid(volume):
+            return to_canonical(volume, self.preprocessing)
+        if made_with not in (None, self.preprocessing.hash):
+            raise MismatchError(
+                f"the volume has preprocessing {made_with}, the bundle {self.preprocessing.hash}",
+                remedy="embed the series that it was made from",
+            )
+        return volume
+
+    def _on_grid(self, volume: Volume) -> bool:
+        axes = np.diag(self.preprocessing.spacing_mm_zyx)
+        same_shape = volume.shape_zyx == self.preprocessing.shape_zyx
+        return same_shape and np.allclose(volume.affine_zyx[:3, :3], axes, atol=1e-5)
 
     def _embed_store(self, store: Store) -> Embedding:
         self.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
@@ -149,10 +189,13 @@ class Bundle:
         }
         return Embedding(**vectors, scan_ids=tuple(store.scan_ids))
 
-    def _encode_part(self, hu: Tensor, n_tokens: int) -> Tokens:
+    def _encode_part(self, hu: Tensor) -> Tokens:
         hu = hu.to(self.device)
-        keep = select_head_tokens(hu, n_tokens, self.encoder.config.patch_voxels_zyx)
-        return self.encoder.forward_hu(hu, self.preprocessing.spacing_mm_zyx, keep)
+        return self.encoder.forward_hu(hu, self.preprocessing.spacing_mm_zyx, self._keep(hu))
+
+    def _keep(self, hu: Tensor) -> Tensor:
+        config = self.encoder.config
+        return select_head_tokens(hu, config.n_tokens, config.patch_voxels_zyx)
 
     def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
         return torch.split(batch, 1 if self.device.type == "cpu" else SCANS_AT_ONCE_ON_A_GPU)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from headct.config import Config
-from headct.model.blocks import Block, init_linear
+from headct.model.blocks import Block, attention_weights, init_linear
 from headct.model.position import draw_position_scale, prefixed_rotations, rope_periods_mm
 from headct.model.tokens import (
     Tokens,
@@ -160,10 +160,45 @@ class ViT3D(nn.Module):
             windows: levels and widths in HU, each [c] or [b c]; None: those of the config.
             n_blocks: as in `encode`.
         """
+        patches = self._window_patches(hu, keep, windows)
+        return self._encode_at(patches, hu.shape[1:], spacing_mm_zyx, keep, n_blocks)
+
+    def cls_attention(
+        self,
+        hu: Tensor,
+        spacing_mm_zyx: Sequence[float] | Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """How CLS spreads its attention over the patches in the last block.
+
+        Args:
+            hu: [b z y x].
+            spacing_mm_zyx: as in `forward`.
+            keep: as in `forward`.
+
+        Returns:
+            [b h t], one row per head; what is missing to a sum of 1 goes to CLS and registers.
+        """
+        patches = self._window_patches(hu, keep)
+        index = self._index(patches, keep)
+        x, rotation = self.embed(patches, self.centres_mm(index, hu.shape[1:], spacing_mm_zyx))
+        for block in self.blocks[:-1]:
+            x = block(x, rotation)
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        q, k, _ = last.attn.queries_keys_values(last.norm1(x), rotation)
+        return attention_weights(q[:, :, :1], k)[:, :, 0, self.n_prefix :]
+
+    def _window_patches(
+        self, hu: Tensor, keep: Tensor | None, windows: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         voxels = gather_patches(hu, self.config.patch_voxels_zyx, keep).float()
         level_hu, width_hu = windows or window_tensors(self.config.windows, hu.device)
-        patches = to_channels(voxels, level_hu, width_hu)
-        return self._encode_at(patches.flatten(2), hu.shape[1:], spacing_mm_zyx, keep, n_blocks)
+        return to_channels(voxels, level_hu, width_hu).flatten(2)
+
+    def _index(self, patches: Tensor, keep: Tensor | None) -> Tensor:
+        index = torch.arange(patches.shape[1], device=patches.device) if keep is None else keep
+        return index.expand(patches.shape[0], -1)
 
     def _encode_at(
         self,
@@ -173,8 +208,7 @@ class ViT3D(nn.Module):
         keep: Tensor | None,
         n_blocks: int = 0,
     ) -> Tokens:
-        index = torch.arange(patches.shape[1], device=patches.device) if keep is None else keep
-        index = index.expand(patches.shape[0], -1)
+        index = self._index(patches, keep)
         centre_mm = self.centres_mm(index, shape_zyx, spacing_mm_zyx)
         grid = grid_shape(shape_zyx, self.config.patch_voxels_zyx)
         return self.encode(patches, centre_mm, index, grid, n_blocks)

@@ -19,6 +19,7 @@ from headct.config import Config
 from headct.model.heads import ProjectionHead
 from headct.objective.guards import entropy_shares
 from headct.objective.mae import TermConfig
+from headct.objective.ranks import gathered, mean_over_ranks, own_rows
 
 KOLEO_FROM_SCANS = 16
 Terms = tuple[Tensor, dict[str, Tensor]]
@@ -112,9 +113,9 @@ class CodingRate(SelfDistillation):
         with torch.no_grad():
             target = self.teacher(teacher)
         distance = view_distance(student, target)
-        rates = [coding_rate(z, self.config.eps) for z in student[: len(target)]]
+        rates = [coding_rate(gathered(z), self.config.eps) for z in student[: len(target)]]
         rate = torch.stack(rates).mean()
-        self.distance = distance.detach()
+        self.distance = mean_over_ranks(distance.detach())
         loss = distance - self.gamma * rate
         seen = {"view_distance": distance, "coding_rate": rate, "gamma": self.gamma.clone()}
         return loss, seen
@@ -161,13 +162,15 @@ class Sinkhorn(SelfDistillation):
     def targets(self, teacher: Tensor, step_fraction: float) -> Tensor:
         """Assignments of the teacher's views: [g b k], evened out together with the queue."""
         unit = self.teacher(teacher)  # [g b out]
+        own = unit.flatten(0, 1)
+        everyone = gathered(own)
         if self.training:
-            self._waiting.append(unit.flatten(0, 1))
-        known = torch.cat([unit.flatten(0, 1), self.queue[: int(self.n_queued)]])
+            self._waiting.append(everyone)
+        known = torch.cat([everyone, self.queue[: int(self.n_queued)]])
         assigned = sinkhorn_targets(
             self.teacher.logits(known), self.temperature(step_fraction), self.config.n_iterations
         )
-        return assigned[: unit.shape[0] * unit.shape[1]].view(*unit.shape[:2], -1)
+        return assigned[own_rows(len(own))].view(*unit.shape[:2], -1)
 
     def temperature(self, step_fraction: float) -> float:
         """The teacher's temperature after a share of the run."""
