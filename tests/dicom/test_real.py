@@ -90,6 +90,16 @@ def test_big_endian_and_jpeg_lossless_agree(real_data):
     assert 0 < np.abs(big.astype(int) - lossy).mean() < 5
 
 
+@pytest.mark.parametrize("at", [3000, 40_000, 120_000])
+def test_damaged_jpeg_is_refused(real_data, tmp_path, at):
+    data = bytearray((real_data / "odd_dicom/wg04/CT2_JPLL").read_bytes())
+    data[at : at + 64] = bytes(64)
+    (tmp_path / "damaged").write_bytes(bytes(data))
+    with pytest.raises(Refusal) as refused:
+        hu_of(tmp_path / "damaged")
+    assert refused.value.code == Reason.UNREADABLE
+
+
 def test_sign_that_the_codestream_denies_is_put_right(real_data):
     hu, lowest = hu_of(real_data / "odd_dicom/pydicom/J2K_pixelrep_mismatch_deid.dcm")
     assert lowest == -2000

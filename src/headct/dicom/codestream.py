@@ -7,8 +7,12 @@ missing with plausible pixels.
 
 from __future__ import annotations
 
+import os
 import struct
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,6 +29,7 @@ END_MARKER = b"\xff\xd9"
 SIZ_MARKER = b"\xff\x51"
 FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 MAX_FRAGMENTS = 100_000
+DAMAGE_WORDS = (b"Corrupt JPEG", b"Unsupported marker", b"Premature end")
 
 
 def decode_frame(header: Header) -> NDArray[Any]:
@@ -36,15 +41,34 @@ def decode_frame(header: Header) -> NDArray[Any]:
     codestream = _read_codestream(header)
     _require_whole(codestream, header)
     try:
-        values = _decode(codestream, header)
+        with _complaints() as complaints:
+            values = _decode(codestream, header)
     except MemoryError:
         raise
     except Exception:
         # decoders raise anything, and quote values
         raise Refusal("the compressed pixels do not decode", code=Reason.UNREADABLE) from None
+    if any(words in complaints[0] for words in DAMAGE_WORDS):
+        raise Refusal("the compressed pixels are damaged", code=Reason.UNREADABLE)
     if values.shape != (header.rows, header.columns) or values.dtype.itemsize != 2:
         raise _other_size()
     return values
+
+
+@contextmanager
+def _complaints() -> Iterator[list[bytes]]:
+    """What C code writes to stderr meanwhile: the only way in which libjpeg speaks of damage."""
+    said: list[bytes] = []
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            said.append(caught.read(4096))
 
 
 def fragments(handle: BinaryIO, position: int, size: int) -> list[tuple[int, int]]:
