@@ -201,19 +201,20 @@ def _ellipse(y: Any, x: Any, at_yx: tuple[float, float], radii_yx: tuple[float, 
 
 def _chest_hu(z: Any, y: Any, x: Any) -> NDArray[Any]:
     hu = np.where(_ellipse(y, x, (0, 0), (0.7, 0.95)) & (z > -2), 50.0, -1000.0)
-    hu[:, _ellipse(y, x, (0, 0), (0.66, 0.9))[0] & ~_ellipse(y, x, (0, 0), (0.6, 0.84))[0]] = 300
+    wall = _ellipse(y, x, (0, 0), (0.66, 0.9)) & ~_ellipse(y, x, (0, 0), (0.6, 0.84))
+    hu[wall & (np.sin(9 * z + 4 * y) > 0.2)] = 300
     for side in (-0.42, 0.42):
-        hu[np.broadcast_to(_ellipse(y, x, (0, side), (0.5, 0.32)), hu.shape)] = -820
-    hu[np.broadcast_to(_ellipse(y, x, (0.45, 0), (0.14, 0.12)), hu.shape)] = 350
-    hu[np.broadcast_to(_ellipse(y, x, (-0.15, 0.1), (0.3, 0.25)), hu.shape)] = 45
+        hu[_ellipse(y, x, (0, side), (0.5, 0.32)) & (z > -2)] = -820
+    hu[_ellipse(y, x, (0.45, 0), (0.14, 0.12)) & (z > -2)] = 350
+    hu[_ellipse(y, x, (-0.15, 0.1), (0.3, 0.25)) & (z > -2)] = 45
     return hu
 
 
 def _knee_hu(z: Any, y: Any, x: Any) -> NDArray[Any]:
     hu = np.where(_ellipse(y, x, (0, 0), (0.55, 0.5)) & (z > -2), 40.0, -1000.0)
     bone = _ellipse(y, x, (0.05, 0), (0.28, 0.34)) & (np.abs(z) > 0.05)
-    hu[np.broadcast_to(bone, hu.shape)] = 250
-    hu[np.broadcast_to(_ellipse(y, x, (-0.42, 0), (0.09, 0.16)), hu.shape)] = 400
+    hu[bone] = 250
+    hu[_ellipse(y, x, (-0.42, 0), (0.09, 0.16)) & (z > -2)] = 400
     return hu
 
 

@@ -178,7 +178,8 @@ def slope_zero(series: HeadSeries) -> Files:
 
 def constant_image(series: HeadSeries) -> Files:
     """All pixels are the same."""
-    return replace(series, hu=np.zeros_like(series.hu)).files()
+    blank = replace(series, hu=np.zeros_like(series.hu))
+    return _relabelled(blank, layout="unsigned12")
 
 
 def eight_bit(series: HeadSeries) -> Files:
@@ -246,7 +247,7 @@ _ALL = (
     Fault("chest", Reason.OTHER_BODY_PART, decoys.chest),
     Fault("chest-tagged-head", Reason.NOT_HEAD, decoys.chest_as_head),
     Fault("knee", Reason.OTHER_BODY_PART, decoys.knee),
-    Fault("water-phantom", Reason.NO_BRAIN, decoys.water_phantom),
+    Fault("water-phantom", Reason.NOT_HEAD, decoys.water_phantom),
     Fault("single-slice", Reason.SINGLE_SLICE, single_slice),
     Fault("missing-slices", Reason.MISSING_SLICES, missing_slice),
     Fault("uneven-steps", Reason.NON_UNIFORM_SPACING, uneven_steps),
