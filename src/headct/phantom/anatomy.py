@@ -18,6 +18,10 @@ VAULT_RADII_MM: Xyz = (67.0, 85.0, 70.0)
 """Half widths of the intracranial space. Source: RECIPE C1."""
 
 
+BLUNT = 2.3
+"""Power of y in the vault's equation: above 2 the forehead is blunter than an ellipsoid's."""
+
+
 @dataclass(frozen=True)
 class Calcification:
     """A benign calcification; the built-in confounder for haemorrhage."""
@@ -148,8 +152,8 @@ def vault_distance(x: Floats, y: Floats, z: Floats) -> tuple[Floats, Floats, Flo
     narrow = np.float32(1) / (np.float32(a) - y * np.float32(0.09 * a / 86))
     sx = x * narrow
     sx *= sx
-    sy = y * np.float32(1 / b)
-    sy *= sy
+    sy = np.abs(y) * np.float32(1 / b)
+    sy **= np.float32(BLUNT)
     sz = z * np.float32(1 / c)
     sz *= sz
     inner = sx + sy + sz
@@ -162,12 +166,15 @@ def vault_distance(x: Floats, y: Floats, z: Floats) -> tuple[Floats, Floats, Flo
 
 def vault_point(direction: Xyz) -> Xyz:
     """The point of the inner table in a direction from the brain's centre."""
-    u = np.asarray(direction, float) / np.linalg.norm(direction)
-    radii = np.asarray(VAULT_RADII_MM)
-    for _ in range(4):
-        point = u / np.sqrt(((u / radii) ** 2).sum())
-        radii = np.asarray(VAULT_RADII_MM) * (1 - 0.09 * point[1] / 86, 1, 1)
-    return float(point[0]), float(point[1]), float(point[2])
+    x, y, z = np.asarray(direction, float) / np.linalg.norm(direction)
+    a, b, c = VAULT_RADII_MM
+    low, high = 40.0, 110.0
+    for _ in range(30):
+        r = 0.5 * (low + high)
+        narrow = a * (1 - 0.09 * r * y / 86)
+        outside = (r * x / narrow) ** 2 + abs(r * y / b) ** BLUNT + (r * z / c) ** 2 > 1
+        low, high = (low, r) if outside else (r, high)
+    return float(low * x), float(low * y), float(low * z)
 
 
 def _draw_deformation(rng: np.random.Generator, sd_mm: float) -> Deformation:

@@ -22,8 +22,10 @@ from headct.phantom.head import HeadMaps
 
 Box = tuple[slice, slice, slice]
 
-SULCUS_DEPTH_MM = 26.0
-INWARD = 0.8
+SULCUS_DEPTH_MM = 23.0
+SULCI_MM = 21.0
+"""Wavelength of the noise whose zero level is the sulci: two gyri."""
+INWARD = 0.7
 """Sulci run towards the centre: noise is looked up at p / radius ** INWARD."""
 
 
@@ -60,17 +62,20 @@ def paint_brain(canvas: Canvas, maps: HeadMaps, brain: Brain) -> Compartments:
     ax = np.abs(x)
     inside = occupancy(maps.inside, blur)
     fissure = _fissure(ax, y, z)
-    cisterns = np.minimum(_cisterns(canvas, ax), fissure)
-    sulci, surface = _sulci(canvas, maps, brain, ax, fissure)
+    cisterns = np.minimum(_cisterns(canvas, ax, maps.texture), fissure)
+    sulci, cortex = _sulci(canvas, maps, brain)
     lobes = brain.white_hu + (brain.grey_hu - brain.white_hu) * occupancy(
-        np.minimum(surface, cisterns) - np.float32(brain.ribbon), blur
+        np.minimum(cortex, cisterns) - np.float32(brain.ribbon), blur
     )
     grey = (lobes - brain.white_hu) / np.float32(max(brain.grey_hu - brain.white_hu, 0.1))
-    below = occupancy(_below_tentorium(ax, y, z), blur)
+    below_mm = _below_tentorium(ax, y, z)
+    below = occupancy(below_mm, blur)
     folia = np.float32(brain.grey_hu - 1.5) + 1.2 * maps.texture
     lobes += (folia - lobes) * below
     grey += (0.7 - grey) * below
-    csf = occupancy(np.minimum(np.minimum(sulci, brain.gap - surface), cisterns), blur)
+    posterior = np.maximum(np.abs(below_mm + 1) - 1, -maps.inside - np.float32(brain.gap))
+    sulci = np.where(below_mm < 1, np.maximum(posterior, np.minimum(sulci, 1)), sulci)
+    csf = occupancy(np.minimum(sulci, cisterns), blur)
     paint(canvas.hu, inside, lobes)
     _paint_deep_grey(canvas, brain, ax, grey)
     stem = ellipsoid(ax, y, z, (0, -15, -30), (13, 11.5, 24))
@@ -84,9 +89,7 @@ def paint_brain(canvas: Canvas, maps: HeadMaps, brain: Brain) -> Compartments:
     for spot in brain.calcifications:
         part = canvas.within(spot.centre, spot.radii)
         if part is not None:
-            share = occupancy(
-                ellipsoid(part.xb, part.yb, part.zb, spot.centre, spot.radii), blur
-            )
+            share = occupancy(ellipsoid(part.xb, part.yb, part.zb, spot.centre, spot.radii), blur)
             paint(part.hu, share, spot.hu)
     csf *= 1 - ventricle
     tissue = inside * (1 - csf) * (1 - ventricle)
@@ -96,15 +99,15 @@ def paint_brain(canvas: Canvas, maps: HeadMaps, brain: Brain) -> Compartments:
 def _fissure(ax: Floats, y: Floats, z: Floats) -> Floats:
     """The interhemispheric fissure, down to the corpus callosum."""
     callosum = np.sqrt((y * np.float32(1 / 47)) ** 2 + ((z - 1) * np.float32(1 / 29)) ** 2) - 1
-    return np.maximum(ax - np.float32(1.1), np.maximum(callosum * -30, -12 - z))
+    fissure: Floats = np.maximum(ax - np.float32(1.1), np.maximum(callosum * -30, -12 - z))
+    return fissure
 
 
-def _cisterns(canvas: Canvas, ax: Floats) -> Floats:
+def _cisterns(canvas: Canvas, ax: Floats, rough: Floats) -> Floats:
     """Sylvian fissures and basal cisterns."""
     x, y, z = ax, canvas.yb, canvas.zb
     far = np.full(x.shape, np.float32(12))
     for centre, radii, half in (
-        ((44.0, 12.0, -3.0), (17.0, 18.0, 2.4), (62.0, 20.0, 12.0)),
         ((36.0, 6.0, 6.0), (2.0, 19.0, 13.0), (40.0, 21.0, 15.0)),
         ((0.0, 10.0, -19.0), (12.0, 9.0, 6.0), (14.0, 11.0, 8.0)),
         ((0.0, -33.0, 2.0), (10.0, 5.0, 5.0), (12.0, 7.0, 7.0)),
@@ -115,18 +118,22 @@ def _cisterns(canvas: Canvas, ax: Floats) -> Floats:
         if where is not None:
             near = ellipsoid(x[where], y[where], z[where], centre, radii)
             far[where] = np.minimum(far[where], near)
+    where = canvas.box((0.0, 8.0, 0.0), (66.0, 24.0, 20.0))
+    if where is not None:
+        rising = z[where] + (y[where] - 12) * np.float32(0.45) + np.float32(3)
+        cleft = ellipsoid(x[where], y[where], rising, (47, 8, 0), (15, 22, 2.0))
+        far[where] = np.minimum(far[where], cleft + rough[where] * np.float32(0.6))
     where = canvas.box((0.0, -16.0, -8.0), (24.0, 20.0, 9.0))
     if where is not None:
-        ring = ellipsoid(x[where], y[where], z[where], (0, -16, -8), (18, 16, 40))
-        ambient = np.maximum(np.abs(ring) - 1.3, np.abs(z[where] + 8) - 6)
+        ring = ellipsoid(x[where], y[where], z[where], (0, -14, -8), (17, 15, 40))
+        ambient = np.abs(ring + 1.5 * rough[where]) - 0.9
+        ambient = np.maximum(ambient, np.maximum(np.abs(z[where] + 8) - 6, y[where] + 8))
         far[where] = np.minimum(far[where], ambient)
     return far
 
 
-def _sulci(
-    canvas: Canvas, maps: HeadMaps, brain: Brain, ax: Floats, fissure: Floats
-) -> tuple[Floats, Floats]:
-    """Distance to the sulci, and depth below the pial surface (sulci and fissure included)."""
+def _sulci(canvas: Canvas, maps: HeadMaps, brain: Brain) -> tuple[Floats, Floats]:
+    """Distance to sulci and subarachnoid space, and depth below the nearest surface of cortex."""
     x, y, z = canvas.xb, canvas.yb, canvas.zb
     a, b, c = VAULT_RADII_MM
     radius2 = (
@@ -136,23 +143,24 @@ def _sulci(
     at = NoiseLookup(
         x * stretch, y * stretch, z * stretch, brain.sulci_at, linear=canvas.blur_mm < 2
     )
-    sheet = at(sheet_distance("sulci", 17.0)) / stretch
-    depth = -maps.inside
-    depth = np.minimum(depth, np.maximum(fissure, 0) + np.float32(brain.gap))
+    sheet = at(sheet_distance("sulci", SULCI_MM)) / stretch
+    depth = -maps.inside - np.float32(brain.gap)
     share = np.clip(1.15 - depth * np.float32(1 / SULCUS_DEPTH_MM), 0, 1)
-    sulci = sheet - np.float32(brain.sulcus) * share
-    too_deep = depth - np.float32(SULCUS_DEPTH_MM)
-    sulci = np.maximum(sulci, too_deep)
-    return sulci, np.minimum(depth, np.maximum(sheet, too_deep + 2) + np.float32(brain.gap))
+    too_deep = depth - np.float32(SULCUS_DEPTH_MM) - 5 * maps.shape
+    sheet = np.maximum(sheet, too_deep)
+    sulci = np.minimum(sheet - np.float32(brain.sulcus) * share, depth)
+    return sulci, np.minimum(depth, sheet)
 
 
 def _below_tentorium(ax: Floats, y: Floats, z: Floats) -> Floats:
     """Distance to the posterior fossa's contents."""
-    return np.maximum((z - _tentorium(ax, y)) * np.float32(0.8), y + np.float32(10))
+    below: Floats = np.maximum((z - _tentorium(ax, y)) * np.float32(0.8), y + np.float32(10))
+    return below
 
 
 def _tentorium(ax: Floats, y: Floats) -> Floats:
-    return 0 - ax * np.float32(0.5) - np.maximum(-36 - y, 0) * np.float32(0.55)
+    sheet: Floats = ax * np.float32(-0.5) + np.minimum(y + np.float32(36), 0) * np.float32(0.55)
+    return sheet
 
 
 def _paint_deep_grey(canvas: Canvas, brain: Brain, ax: Floats, grey: Floats) -> None:
@@ -224,7 +232,7 @@ def _paint_meninges(canvas: Canvas, maps: HeadMaps, brain: Brain) -> None:
     if where is not None:
         ax, y, z = np.abs(canvas.xb[where]), canvas.yb[where], canvas.zb[where]
         deep = maps.inside[where]
-        sheet = np.abs(z - _tentorium(ax, y)) * np.float32(0.8) - 0.8
+        sheet = np.abs(z - _tentorium(ax, y)) * np.float32(0.8) - 0.6
         edge = np.maximum(y + 12, 17 - np.sqrt(ax * ax + (y + 16) ** 2))
         sheet = np.maximum(np.maximum(sheet, edge), deep)
         paint(hu[where], occupancy(sheet, blur), brain.falx_hu - 8)

@@ -77,8 +77,8 @@ def _sdh(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
         s,
         hu,
         centre,
-        thickness_mm=_between(4, 14, s),
-        radius_mm=_between(50, 78, s),
+        thickness_mm=_between(4, 13, s),
+        radius_mm=_between(46, 74, s),
         exponent=4,
         swirl_hu=0.0,
     )
@@ -148,7 +148,7 @@ def _ivh(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
 
 
 _TERRITORY: dict[str, tuple[Xyz, Xyz]] = {
-    "MCA": ((44.0, 4.0, 12.0), (27.0, 34.0, 30.0)),
+    "MCA": ((47.0, 4.0, 12.0), (28.0, 34.0, 30.0)),
     "ACA": ((9.0, 42.0, 28.0), (12.0, 34.0, 30.0)),
     "PCA": ((18.0, -58.0, 4.0), (18.0, 27.0, 22.0)),
     "cerebellar": ((28.0, -50.0, -38.0), (23.0, 22.0, 15.0)),
@@ -253,7 +253,9 @@ def fracture_at(
     outward = np.asarray(centre) / np.linalg.norm(centre)
     along = np.cross(outward, rng.standard_normal(3))
     nx, ny, nz = along / np.linalg.norm(along)
-    location = "frontal" if centre[1] > 40 else "occipital" if centre[1] < -40 else "temporoparietal"
+    location = (
+        "frontal" if centre[1] > 40 else "occipital" if centre[1] < -40 else "temporoparietal"
+    )
     return Fracture(
         "fracture",
         side,

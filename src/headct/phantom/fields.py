@@ -39,7 +39,7 @@ def band_noise(name: str, wavelength_mm: float) -> Floats:
         frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + half[None, None, :] ** 2
     )
     band = np.exp(-0.5 * ((radius * wavelength_mm - 1) / 0.2) ** 2)
-    noise = np.fft.irfftn(np.fft.rfftn(white) * band, s=white.shape)
+    noise = np.fft.irfftn(np.fft.rfftn(white) * band, s=white.shape, axes=(0, 1, 2))
     return np.ascontiguousarray(noise / noise.std(), dtype=np.float32)
 
 
@@ -70,8 +70,8 @@ class NoiseLookup:
     """
 
     def __init__(self, x: Floats, y: Floats, z: Floats, offset: Xyz, linear: bool) -> None:
-        self.shape = x.shape
         scaled = [_to_voxels(c, o) for c, o in zip((z, y, x), offset[::-1], strict=True)]
+        self.corners: list[tuple[NDArray[np.intp], Floats | None]]
         if not linear:
             self.corners = [(_flat(*(_wrap(c + np.float32(0.5)) for c in scaled)), None)]
             return
@@ -89,12 +89,12 @@ class NoiseLookup:
     def __call__(self, volume: Floats) -> Floats:
         """The volume at the points."""
         flat = volume.reshape(-1)
-        (index, weight), *others = self.corners
-        if weight is None:
-            return flat.take(index)
-        total = flat.take(index) * weight
-        for index, weight in others:
-            total += flat.take(index) * weight
+        total: Floats = np.zeros((), np.float32)
+        for index, weight in self.corners:
+            values = flat.take(index)
+            if weight is None:
+                return values
+            total = total + values * weight
         return total
 
 
@@ -148,7 +148,7 @@ def occupancy(distance: Floats, blur_mm: float) -> Floats:
 
 def paint(hu: Floats, share: Floats, value: float | Floats) -> None:
     """Mix a tissue into HU in place, by its share of each voxel."""
-    change = np.subtract(np.float32(value) if np.isscalar(value) else value, hu)
+    change: Floats = value - hu
     change *= share
     hu += change
 
@@ -164,7 +164,8 @@ def ellipsoid(x: Floats, y: Floats, z: Floats, centre: Xyz, radii: Xyz) -> Float
         inner = inner + u
         outer = outer + u * np.float32(1 / r**2)
     norm = np.sqrt(inner)
-    return (norm * norm - norm) / np.sqrt(outer + np.float32(1e-12))
+    distance: Floats = (norm * norm - norm) / np.sqrt(outer + np.float32(1e-12))
+    return distance
 
 
 def capsule(x: Floats, y: Floats, z: Floats, a: Xyz, b: Xyz, radius: float) -> Floats:
@@ -176,16 +177,19 @@ def capsule(x: Floats, y: Floats, z: Floats, a: Xyz, b: Xyz, radius: float) -> F
     t = np.clip(px * ax + py * ay + pz * az, 0, 1)
     for p, v in zip((px, py, pz), axis, strict=True):
         p -= t * np.float32(v)
-    return np.sqrt(px * px + py * py + pz * pz) - np.float32(radius)
+    distance: Floats = np.sqrt(px * px + py * py + pz * pz) - np.float32(radius)
+    return distance
 
 
 def smooth_min(a: Floats, b: Floats, reach_mm: float) -> Floats:
     """Union of two shapes with a fillet of about `reach_mm`."""
     share = np.clip(0.5 + (b - a) * np.float32(0.5 / reach_mm), 0, 1)
-    return b + (a - b) * share - np.float32(reach_mm) * share * (1 - share)
+    union: Floats = b + (a - b) * share - np.float32(reach_mm) * share * (1 - share)
+    return union
 
 
 def smooth_step(value: Floats, low: float, high: float) -> Floats:
     """0 below `low`, 1 above `high`, a cubic between."""
     t = np.clip((value - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)
-    return t * t * (3 - 2 * t)
+    step: Floats = t * t * (3 - 2 * t)
+    return step

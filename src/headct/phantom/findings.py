@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headct.errors import UsageError
-from headct.phantom.anatomy import Brain, vault_point
+from headct.phantom.anatomy import Brain
 from headct.phantom.fields import Xyz
 from headct.phantom.profile import DRAWN_FINDINGS, DrawnFinding, PhantomPreset
 

@@ -30,12 +30,14 @@ class HeadMaps:
     """Distances in mm that later layers need, [z y x].
 
     Attributes:
+        surface: to the skin; negative in the head.
         inside: to the inner table and the skull base; negative in the intracranial space.
         skull: to the outer table; bone is where `skull` < 0 < `inside`.
         texture: noise of about 7 mm, sd 1.
         shape: noise of about 30 mm, sd 1.
     """
 
+    surface: Floats
     inside: Floats
     skull: Floats
     texture: Floats
@@ -59,34 +61,39 @@ def paint_head(canvas: Canvas, anatomy: Anatomy, swellings: list[tuple[Xyz, floa
         vault = vault + _hyperostosis(canvas, skull.hyperostosis) * (1 + 0.3 * texture)
     floor = _skull_base(x, y) - z
     inside = np.maximum(vault, floor)
+    _carve_base(canvas, inside, texture)
     outer = vault - thickness
     plate = floor - np.float32(4)
     bone = np.maximum(outer, plate)
-    _paint_soft_tissue(canvas, skull, outer, swellings, texture)
+    surface = _paint_soft_tissue(canvas, skull, outer, swellings, texture)
     _paint_vault(canvas, skull, bone, inside, thickness, texture)
     _paint_base(canvas, skull, texture)
     _paint_face(canvas, skull, texture)
-    return HeadMaps(inside, bone, texture, shape)
+    return HeadMaps(surface, inside, bone, texture, shape)
 
 
 def _thickness(skull: Skull, y: Floats, sx: Floats, sy: Floats, sz: Floats) -> Floats:
     front = np.where(y > 0, np.float32(skull.frontal), np.float32(skull.occipital))
     weighted = sx * np.float32(skull.temporal) + sz * np.float32(skull.parietal) + sy * front
-    return weighted / (sx + sy + sz + np.float32(1e-3))
+    thickness: Floats = weighted / (sx + sy + sz + np.float32(1e-3))
+    return thickness
 
 
 def _hyperostosis(canvas: Canvas, height_mm: float) -> Floats:
     side = np.abs(canvas.x) - np.float32(24)
     distance2 = side**2 + (canvas.y - np.float32(72)) ** 2 + (canvas.z - np.float32(18)) ** 2
-    return np.float32(height_mm) * np.exp(distance2 * np.float32(-1 / (2 * 18**2)))
+    height: Floats = np.float32(height_mm) * np.exp(distance2 * np.float32(-1 / (2 * 18**2)))
+    return height
 
 
 def _skull_base(x: Floats, y: Floats) -> Floats:
     """Height of the floor of the three cranial fossae: three steps, with the sella between."""
-    middle = smooth_step(y, -14, -2)
-    front = smooth_step(y, 29, 43)
+    side = np.minimum(np.abs(x), np.float32(55))
+    middle = smooth_step(np.add(y, side * np.float32(0.35)), -9, 1)
+    front = smooth_step(np.subtract(y, side * np.float32(0.4)), 12, 26)
     sella = np.exp((x * np.float32(1 / 13)) ** 2 * np.float32(-1)) * (middle - front)
-    return -60 + 18 * middle + 20 * front + 13 * sella
+    floor: Floats = -60 + 18 * middle + 20 * front + 13 * sella
+    return floor
 
 
 def _paint_soft_tissue(
@@ -95,7 +102,8 @@ def _paint_soft_tissue(
     outer: Floats,
     swellings: list[tuple[Xyz, float]],
     texture: Floats,
-) -> None:
+) -> Floats:
+    """Skin, fat and muscle; returns the distance to the skin."""
     x, y, z, blur = canvas.x, canvas.y, canvas.z, canvas.blur_mm
     head = outer - np.float32(skull.scalp)
     for centre, height in swellings:
@@ -126,6 +134,7 @@ def _paint_soft_tissue(
             where = canvas.box(centre, (10, 32, 36))
             share *= occupancy(head[where] + np.float32(SKIN_MM + 1.5), blur)
             paint(part.hu, share, skull.muscle_hu)
+    return head
 
 
 def _face(part: Canvas, skull: Skull, head: Floats) -> Floats:
@@ -135,7 +144,7 @@ def _face(part: Canvas, skull: Skull, head: Floats) -> Floats:
     face = ellipsoid(x, y, z, (0, 32, -55), (58 * k, 60 * k, 62 * k))
     nose = ellipsoid(x, y, z, (0, 90 * k, -48), (11, 16 * skull.nose, 20 * skull.nose))
     neck = np.maximum(ellipsoid(x, y, z, (0, -22, -130), (56, 60, 300)), z + np.float32(50))
-    ears = ellipsoid(ax, y, z, (82, -5, -35), (5, 13 * skull.ears, 20 * skull.ears))
+    ears = ellipsoid(ax, y, z, (74, -8, -38), (7, 12 * skull.ears, 20 * skull.ears))
     head = smooth_min(head, face, 6)
     head = smooth_min(head, neck, 10)
     head = smooth_min(head, nose, 4)
@@ -153,48 +162,54 @@ def _paint_vault(
     paint(canvas.hu, occupancy(spongy, blur), diploe)
 
 
-def _paint_base(canvas: Canvas, skull: Skull, texture: Floats) -> None:
-    """Petrous bones with their air cells, clivus, foramen magnum and upper neck."""
+def _carve_base(canvas: Canvas, inside: Floats, texture: Floats) -> None:
+    """Take petrous bones and clivus out of the intracranial space."""
+    where = canvas.box((0.0, -18.0, -48.0), (74, 30, 20))
+    if where is None:
+        return
+    part = canvas.part(where)
+    x, y, z = np.abs(part.x), part.y, part.z
+    petrous = capsule(x, y, z * np.float32(1.25), (12, -8, -56), (66, -28, -57), 9.5)
+    clivus = capsule(x, y, z, (0, -2, -36), (0, -8, -62), 6.0)
+    bone = np.minimum(petrous + np.float32(0.7) * texture[where], clivus)
+    inside[where] = np.maximum(inside[where], -bone)
+
+
+def _paint_base(canvas: Canvas, skull: Skull, rough: Floats) -> None:
+    """Dense petrous bone with air cells and ear canal, clivus, and the upper neck."""
     blur = canvas.blur_mm
-    for side in (-1.0, 1.0):
-        a, b = (side * 14.0, -10.0, -43.0), (side * 58.0, -30.0, -46.0)
-        where = canvas.box((side * 38.0, -22.0, -46.0), (34, 24, 18))
-        if where is not None:
-            part = canvas.part(where)
-            stretched = (part.z + np.float32(44)) * np.float32(1.1)
-            petrous = capsule(part.x, part.y, stretched, _at_zero(a), _at_zero(b), 9.0)
-            paint(part.hu, occupancy(petrous + texture[where], blur), skull.table_hu * 0.95)
-            k = skull.mastoid_cells
-            cells = ellipsoid(part.x, part.y, part.z, (side * 58, -28, -48), (8 * k, 12 * k, 10 * k))
-            canal = capsule(
-                part.x, part.y, part.z, (side * 46, -13, -45), (side * 80, -10, -42), 3.2
-            )
-            honeycomb = -450 + 250 * texture[where]
-            paint(part.hu, occupancy(cells + 2 * texture[where], blur), honeycomb)
-            paint(part.hu, occupancy(canal, blur), AIR_HU)
-    part = canvas.within((0, -16, -56), (16, 30, 34))
-    if part is not None:
-        clivus = capsule(part.x, part.y, part.z, (0, 4, -40), (0, -8, -62), 5.0)
-        paint(part.hu, occupancy(clivus, blur), skull.table_hu * 0.7)
-    part = canvas.within((0, -27, -85), (34, 34, 30))
-    if part is not None:
-        _paint_neck(part, skull)
-
-
-def _at_zero(point: Xyz) -> Xyz:
-    return point[0], point[1], (point[2] + 44) * 1.1
+    where = canvas.box((0.0, -22.0, -46.0), (86, 34, 26))
+    if where is not None:
+        part = canvas.part(where)
+        x, y, z = np.abs(part.x), part.y, part.z
+        petrous = capsule(x, y, z * np.float32(1.25), (12, -8, -56), (66, -28, -57), 9.5)
+        petrous += np.float32(0.7) * rough[where]
+        paint(part.hu, occupancy(petrous, blur), skull.table_hu * 0.95)
+        k = skull.mastoid_cells
+        cells = ellipsoid(x, y, z, (60, -28, -50), (7 * k, 11 * k, 11 * k)) + 2 * rough[where]
+        middle_ear = ellipsoid(x, y, z, (46, -18, -45), (4, 4, 4))
+        canal = capsule(x, y, z, (48, -17, -45), (80, -14, -42), 3.2)
+        paint(part.hu, occupancy(cells, blur), -450 + 250 * rough[where])
+        paint(part.hu, occupancy(np.minimum(canal, middle_ear), blur), AIR_HU)
+    middle = canvas.within((0, -6, -50), (16, 20, 24))
+    if middle is not None:
+        clivus = capsule(middle.x, middle.y, middle.z, (0, -2, -36), (0, -8, -62), 6.0)
+        paint(middle.hu, occupancy(clivus, blur), skull.table_hu * 0.6)
+    neck = canvas.within((0, -27, -85), (34, 34, 30))
+    if neck is not None:
+        _paint_neck(neck, skull)
 
 
 def _paint_neck(part: Canvas, skull: Skull) -> None:
     x, y, z, blur = part.x, part.y, part.z, part.blur_mm
-    below = z + np.float32(58)
+    below: Floats = z + np.float32(58)
     radius = np.sqrt(x * x + (y + np.float32(28)) ** 2)
     ring = np.maximum(np.abs(radius - 21) - 5, np.abs(z + np.float32(74)) - 7)
     paint(part.hu, occupancy(ring, blur), skull.table_hu * 0.7)
     dens = capsule(x, y, z, (0, -12, -70), (0, -12, -110), 5.0)
     paint(part.hu, occupancy(dens, blur), skull.table_hu * 0.7)
     paint(part.hu, occupancy(np.maximum(radius - 15, below), blur), 8.0)
-    cord = np.sqrt(x * x + (y + np.float32(27)) ** 2) - 6.5
+    cord: Floats = np.sqrt(x * x + (y + np.float32(27)) ** 2) - np.float32(6.5)
     paint(part.hu, occupancy(np.maximum(cord, below), blur), 32.0)
 
 

@@ -85,7 +85,7 @@ def _collection(
     share = occupancy(d, canvas.blur_mm) * parts.inside[where]
     value: float | Floats = lesion.hu
     if lesion.swirl_hu:
-        swirl = smooth_step(maps.texture[where] + 0.4 * maps.shape[where], 0.6, 1.2)
+        swirl = smooth_step(0.5 * maps.texture[where] + 1.2 * maps.shape[where], 0.3, 1.5)
         value = lesion.hu + (lesion.swirl_hu - lesion.hu) * swirl
     paint(part.hu, share, value)
     return where, share
@@ -163,7 +163,9 @@ def _mass(
     part, rough = canvas.part(where), maps.texture[where]
     d = ellipsoid(part.x, part.y, part.z, lesion.centre, lesion.radii)
     spread = d + maps.shape[where] * np.float32(3)
-    oedema = (1 - smooth_step(spread, lesion.oedema_mm * 0.6, lesion.oedema_mm)) * parts.white[where]
+    oedema = (1 - smooth_step(spread, lesion.oedema_mm * 0.6, lesion.oedema_mm)) * parts.white[
+        where
+    ]
     paint(part.hu, oedema, lesion.oedema_hu)
     d += rough * np.float32(0.8)
     share = occupancy(d, canvas.blur_mm) * parts.inside[where]

@@ -106,7 +106,7 @@ class SiteProfile(Config):
     """HU; where given, the offset is uniform in it."""
 
     noise_sd_hu: NotNegativeInterval = (1.5, 3.5)
-    """HU, sd of the noise in a voxel of (3.3 mm)^3; finer voxels are noisier as their volume asks."""
+    """HU, sd of the noise in a voxel of (3.3 mm)^3; smaller voxels have more, at equal density."""
     correlated_noise_fraction: Fraction = 0.0
     """Share of scans whose noise is correlated over about two reference voxels."""
 

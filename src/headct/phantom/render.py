@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headct.errors import GeometryError
-from headct.phantom.anatomy import Anatomy
 from headct.phantom.brain import paint_brain
 from headct.phantom.canvas import Canvas
 from headct.phantom.fields import Floats, lattice_nodes, upsampling
 from headct.phantom.findings import Lesion, displacement
-from headct.phantom.head import AIR_HU, paint_head
+from headct.phantom.head import AIR_HU as OUTSIDE_HU
+from headct.phantom.head import paint_head
 from headct.phantom.lesions import Share, paint_lesions
 from headct.phantom.profile import DRAWN_FINDINGS, FINDINGS
 from headct.phantom.scan import (
@@ -30,7 +30,7 @@ from headct.phantom.scan import (
     mirrored,
 )
 from headct.phantom.scanner import Grid, apply_scanner, paint_table
-from headct.volume.volume import MAX_HU, MIN_HU
+from headct.volume.volume import AIR_HU, MAX_HU, MIN_HU
 
 __all__ = [
     "Rendered",
@@ -49,6 +49,8 @@ SUBSLICE_MM = 3.5
 """Slices further apart than this are averaged from several sub-slices."""
 BLOCK_VOXELS = 160_000
 """Voxels painted at a time: what fits into the cache."""
+CLEAR_MM = 3.0
+"""Ingest keeps this much air around the head, at least one voxel."""
 SEEN_ML = 0.02
 """A focal finding is labelled if at least this much of it is in the picture."""
 
@@ -76,6 +78,7 @@ def render_scan(
     affine_zyx: NDArray[np.float64],
     masks: bool = True,
     scanner: bool = True,
+    as_ingested: bool = False,
 ) -> Rendered:
     """Render a scan on a grid.
 
@@ -84,8 +87,9 @@ def render_scan(
         shape_zyx: voxels of the grid.
         affine_zyx: 4x4, voxel index (z, y, x) -> (S, A, R) in mm of the scanner frame; sheared
             and anisotropic ones are fine.
-        masks: also make truth masks; a quarter slower.
-        scanner: False leaves out calibration, artefacts, kernel and noise.
+        masks: also make truth masks.
+        scanner: False leaves out table, calibration, artefacts, kernel and noise.
+        as_ingested: leave the head alone in air of AIR_HU, as ingest does.
 
     Raises:
         GeometryError: an empty grid or a singular affine.
@@ -96,10 +100,12 @@ def render_scan(
     if spec.mirror:
         affine = _mirror(affine, shape_zyx[2])
     painted = _Painting(spec, shape_zyx, affine, masks)
-    painted.paint()
+    painted.paint(table=scanner and not as_ingested)
     hu, grid = painted.averaged(painted.hu), Grid.of(shape_zyx, affine)
     if scanner:
         hu = apply_scanner(hu, grid, spec.acquisition)
+    if as_ingested:
+        hu[painted.averaged(painted.near) <= 0] = AIR_HU
     stored = np.clip(np.rint(hu), MIN_HU, MAX_HU).astype(np.int16)
     found = {name: painted.averaged(share) > 0.5 for name, share in painted.shares.items()}
     if spec.mirror:
@@ -128,10 +134,13 @@ class _Painting:
         masks: bool,
     ) -> None:
         self.spec = spec
-        self.average, self.affine = _subslices(shape_zyx, affine, spec.acquisition)
+        self.average, self.affine = _subslices(
+            shape_zyx, affine, spec.acquisition.slice_thickness_mm
+        )
         self.shape = (self.average.shape[1], *shape_zyx[1:])
         self.spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
-        self.hu = np.full(self.shape, AIR_HU, np.float32)
+        self.hu = np.full(self.shape, OUTSIDE_HU, np.float32)
+        self.near = np.zeros(self.shape, np.float32)
         self.shares: dict[str, Floats] = {}
         self.volume_ml: dict[str, float] = {}
         self.masks = masks
@@ -145,40 +154,48 @@ class _Painting:
             return values
         return (self.average @ values.reshape(n_sub, -1)).reshape(n_out, *self.shape[1:])
 
-    def paint(self) -> None:
-        """Paint block by block."""
-        skull_map, brain_map, margin = self._lattice()
-        steps = [max(1, round(LATTICE_MM / mm)) for mm in self.spacing]
+    def paint(self, table: bool) -> None:
+        """Paint block by block, with or without the table."""
+        maps, margin = self._lattice()
+        steps = self._steps()
         up = [upsampling(n, step) for n, step in zip(self.shape, steps, strict=True)]
-        maps = [up[1] @ (m @ up[2].T) for m in ([skull_map, brain_map] if brain_map is not None else [skull_map])]
+        maps = [up[1] @ (m @ up[2].T) for m in maps]
         thickness = max(1, BLOCK_VOXELS // (self.shape[1] * self.shape[2]))
         index_from_head = self._index_from_head()
+        blur_mm = float(np.cbrt(self.spacing.prod()))
         for start in range(0, self.shape[0], thickness):
             rows = slice(start, min(start + thickness, self.shape[0]))
             here = index_from_head.copy()
             here[0, 3] -= start
             fine = [
-                (up[0][rows] @ m.reshape(3, m.shape[1], -1)).reshape(3, -1, *self.shape[1:])
+                tuple((up[0][rows] @ m.reshape(3, m.shape[1], -1)).reshape(3, -1, *self.shape[1:]))
                 for m in maps
             ]
-            canvas = Canvas(
-                self.hu[rows], *fine[0], *fine[-1], float(np.cbrt(self.spacing.prod())), here, margin
-            )
-            if len(fine) == 1:
-                canvas = _same_brain(canvas)
+            (x, y, z), (xb, yb, zb) = fine[0], fine[-1]
+            canvas = Canvas(self.hu[rows], x, y, z, xb, yb, zb, blur_mm, here, margin)
             self._paint_block(canvas, start)
+            if table:
+                self._paint_table(canvas.hu, start)
+
+    def _steps(self) -> list[int]:
+        """Voxels between the nodes of the lattice, per axis."""
+        return [max(1, round(LATTICE_MM / mm)) for mm in self.spacing]
 
     def _paint_block(self, canvas: Canvas, start: int) -> None:
         spec = self.spec
         maps = paint_head(canvas, spec.anatomy, spec.swellings)
+        clear_mm = max(CLEAR_MM, float(self.spacing.max()))
+        self.near[start : start + canvas.hu.shape[0]] = maps.surface < clear_mm
         parts = paint_brain(canvas, maps, spec.brain)
         for share in paint_lesions(canvas, maps, parts, spec.lesions):
             self._keep(share, start)
-        low, _ = head_box_mm(spec)
-        shape = (canvas.hu.shape[0], *self.shape[1:])
+
+    def _paint_table(self, hu: Floats, start: int) -> None:
+        low, _ = head_box_mm(self.spec)
         affine = self.affine.copy()
         affine[:3, 3] += affine[:3, 0] * start
-        paint_table(canvas.hu, Grid.of(shape, affine), spec.acquisition.table, float(low[1]))
+        grid = Grid.of((hu.shape[0], *self.shape[1:]), affine)
+        paint_table(hu, grid, self.spec.acquisition.table, float(low[1]))
 
     def _keep(self, share: Share, start: int) -> None:
         finding, (z, y, x), values = share
@@ -189,12 +206,14 @@ class _Painting:
             kept = self.shares.setdefault(finding, np.zeros(self.shape, np.float32))
             kept[z, y, x] = np.maximum(kept[z, y, x], values)
 
-    def _lattice(self) -> tuple[Floats, Floats | None, float]:
-        """Head coordinates of a coarse lattice: of the skull, of the brain, and the largest push."""
-        steps = [max(1, round(LATTICE_MM / mm)) for mm in self.spacing]
+    def _lattice(self) -> tuple[list[Floats], float]:
+        """Head coordinates [3 z y x] of a coarse lattice, and the largest displacement in mm.
+
+        One map where skull and brain move together, else the skull's and the brain's.
+        """
         nodes = [
             (np.arange(lattice_nodes(n, step)) - 1) * step
-            for n, step in zip(self.shape, steps, strict=True)
+            for n, step in zip(self.shape, self._steps(), strict=True)
         ]
         index = np.stack(np.meshgrid(*nodes, indexing="ij"), axis=-1).reshape(-1, 3)
         world = index @ self.affine[:3, :3].T + self.affine[:3, 3]
@@ -207,10 +226,10 @@ class _Painting:
         effects = self.spec.mass_effects
         skull = head.T.reshape(3, *shape).astype(np.float32)
         if not effects:
-            return skull, None, margin
+            return [skull], margin
         moved = displacement(effects, head)
         brain = (head + moved).T.reshape(3, *shape).astype(np.float32)
-        return skull, brain, margin + float(np.abs(moved).max())
+        return [skull, brain], margin + float(np.abs(moved).max())
 
     def _index_from_head(self) -> NDArray[np.float64]:
         a = self.spec.acquisition
@@ -220,29 +239,14 @@ class _Painting:
         return np.asarray(np.linalg.inv(self.affine) @ world_from_head)
 
 
-def _same_brain(canvas: Canvas) -> Canvas:
-    return Canvas(
-        canvas.hu,
-        canvas.x,
-        canvas.y,
-        canvas.z,
-        canvas.x,
-        canvas.y,
-        canvas.z,
-        canvas.blur_mm,
-        canvas.index_from_head,
-        canvas.margin_mm,
-    )
-
-
 def _subslices(
-    shape_zyx: tuple[int, int, int], affine: NDArray[np.float64], acquisition: Any
+    shape_zyx: tuple[int, int, int], affine: NDArray[np.float64], thickness_mm: float
 ) -> tuple[Floats, NDArray[np.float64]]:
-    """Averaging matrix [slices, sub-slices] over the slice thickness, and the sub-slices' affine."""
+    """Averaging matrix [slices, sub-slices] over the slice thickness; the sub-slices' affine."""
     step = float(np.linalg.norm(affine[:3, 0]))
     n_sub = max(1, int(np.ceil(step / SUBSLICE_MM)))
     fine = step / n_sub
-    width = max(acquisition.slice_thickness_mm, step)
+    width = max(thickness_mm, step)
     extra = max(0, int(np.ceil((width - step) / 2 / fine - 1e-6)))
     n_fine = shape_zyx[0] * n_sub + 2 * extra
     place = (np.arange(n_fine) - extra - (n_sub - 1) / 2) * fine
@@ -271,7 +275,7 @@ def _truth(spec: ScanSpec, volume_ml: dict[str, float]) -> dict[str, Any]:
     labels["midline_shift"] = int(abs(shift) >= spec.shift_label_mm)
     return {
         "labels": labels,
-        "volume_ml": {f: round(volume_ml.get(f, 0.0), 3) for f in DRAWN_FINDINGS if labels[f]},
+        "volume_ml": {f: round(volume_ml[f], 3) for f in DRAWN_FINDINGS if f in volume_ml},
         "midline_shift_mm": round(shift, 2),
         "findings": planted,
     }

@@ -30,7 +30,7 @@ from headct.phantom.profile import PhantomPreset, SiteProfile
 from headct.phantom.scanner import Acquisition, draw_acquisition
 from headct.volume.preprocessing import Preprocessing
 
-ANATOMY, FINDINGS, ACQUISITION = 1, 2, 3
+ANATOMY, FINDINGS, ACQUISITION = 11, 12, 13
 """Last word of the seeds of the three independent draws."""
 
 

@@ -221,7 +221,8 @@ def _petrous_band(grid: Grid, cx: float, cy: float) -> Floats:
     across = np.exp(((grid.anterior - np.float32(cy - 20)) * np.float32(1 / 9)) ** 2 * -1)
     between = np.exp(((grid.right - np.float32(cx)) * np.float32(1 / 32)) ** 4 * -1)
     stripes = 1 + np.float32(0.5) * np.cos((grid.anterior - np.float32(cy)) * np.float32(0.9))
-    return across * between * stripes
+    band: Floats = across * between * stripes
+    return band
 
 
 def _apply_ghost(hu: Floats, grid: Grid, ghost: Ghost) -> None:
