@@ -49,9 +49,18 @@ def load_recipe(
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{name} is not valid TOML: {error}", remedy="mend that line") from error
+    apply_overrides(values, overrides)
+    return check(values, model, name)
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set `a.b=3` pairs in plain values, in place; the value is TOML, and text needs no quotes.
+
+    Raises:
+        UsageError: no key=value pair, or a section that is a value.
+    """
     for override in overrides:
         _set(values, override)
-    return check(values, model, name)
 
 
 def check(values: dict[str, Any], model: type[C], name: str) -> C:
@@ -84,7 +93,9 @@ def _read(recipe: str | Path, builtin: str) -> tuple[str, str]:
         try:
             return path.name, path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise UsageError(f"{path.name} is not a text file", remedy="give a TOML file") from error
+            raise UsageError(
+                f"{path.name} is not a text file", remedy="give a TOML file"
+            ) from error
     names = builtin_names(builtin)
     if str(recipe) in names:
         return str(recipe), resources.files(builtin).joinpath(f"{recipe}.toml").read_text("utf-8")

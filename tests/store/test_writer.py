@@ -50,8 +50,7 @@ def item(n: int) -> dict[str, Any]:
 def write(path: Path, numbers: range, **options: Any) -> None:
     with StoreWriter(path, PREPROCESSING, **options) as writer:
         for n in numbers:
-            writer.record(item(n))
-            writer.append(scan_hu(n), scan_row(n))
+            writer.add([item(n)], [(scan_hu(n), scan_row(n))])
 
 
 def require_equal(path: Path, numbers: range) -> None:
@@ -244,8 +243,7 @@ def test_kill_then_resume_equals_uninterrupted(tmp_path: Path, moment: int) -> N
         for n in range(7):
             if item(n)["scan_id"] in known:
                 continue
-            writer.record(item(n))
-            writer.append(scan_hu(n), scan_row(n))
+            writer.add([item(n)], [(scan_hu(n), scan_row(n))])
     write(tmp_path / "whole", range(7), shard_scans=3)
     require_equal(tmp_path / "s", range(7))
     for name in ("manifest.parquet", "items.jsonl"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow as pa
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from headct.atomic import write_text
 from headct.errors import StoreError
 from headct.run import append_jsonl, read_jsonl
 from headct.store.layout import (
@@ -35,6 +36,7 @@ from headct.store.manifest import plain_row, read_manifest, to_table, write_mani
 from headct.volume.preprocessing import Preprocessing
 
 ACCEPTED = ("accepted", "flagged")
+MAX_PENDING_ITEMS = 256
 
 
 def hu_sha256(hu: NDArray[np.int16]) -> str:
@@ -103,7 +105,7 @@ class StoreWriter:
         return scan_id in self._sha_of
 
     def append(self, hu: NDArray[np.int16], row: dict[str, Any]) -> bool:
-        """Add one scan; it is on disk after the next flush.
+        """Add one scan; it is on disk after the next flush, which full shards bring about.
 
         Args:
             hu: [z y x] int16 on the canonical grid.
@@ -115,6 +117,27 @@ class StoreWriter:
         Raises:
             StoreError: wrong shape or type, a bad row, or the same scan_id with other voxels.
         """
+        is_new = self._take(hu, row)
+        self._flush_when_full()
+        return is_new
+
+    def add(
+        self,
+        items: Iterable[dict[str, Any]],
+        scans: Iterable[tuple[NDArray[np.int16], dict[str, Any]]] = (),
+    ) -> None:
+        """Add all lines of one input and its scans together: they are never half on disk.
+
+        Args:
+            items: lines of items.jsonl, all with the same `source`.
+            scans: voxels and manifest row of the accepted ones, as in `append`.
+        """
+        for hu, row in scans:
+            self._take(hu, row)
+        self._pending_items.extend(items)
+        self._flush_when_full()
+
+    def _take(self, hu: NDArray[np.int16], row: dict[str, Any]) -> bool:
         self._require_open()
         if hu.shape != self.preprocessing.shape_zyx or hu.dtype != np.int16:
             raise StoreError(
@@ -130,17 +153,21 @@ class StoreWriter:
         self._sha_of[scan_id] = sha
         self._pending_hu.append(hu.copy())
         self._pending_rows.append(values)
-        if len(self) % self._info.shard_scans == 0:
-            self.flush()
         return True
 
-    def record(self, item: dict[str, Any]) -> None:
-        """Add one line of items.jsonl; it is on disk after the next flush.
+    def _flush_when_full(self) -> None:
+        room = self._info.shard_scans - self._n_committed % self._info.shard_scans
+        if len(self._pending_rows) >= room or len(self._pending_items) >= MAX_PENDING_ITEMS:
+            self.flush()
 
-        Record an accepted scan before or right after its `append`, without a flush between.
+    def forget(self, sources: set[str]) -> None:
+        """Take the item lines of some inputs out, since they are looked at again.
+
+        Scans of these inputs stay; the lines that the inputs get now are added at the end.
         """
-        self._require_open()
-        self._pending_items.append(item)
+        self.flush()
+        kept = [item for item in self.items() if item["source"] not in sources]
+        write_text(self.path / ITEMS, "".join(json.dumps(item) + "\n" for item in kept))
 
     def items(self) -> Iterator[dict[str, Any]]:
         """Items already on disk, in the order they were recorded."""
@@ -244,16 +271,20 @@ def recover(folder: Path) -> pa.Table:
 
 
 def _cut_items(path: Path, scan_ids: set[str]) -> None:
-    """Cut the file before the first accepted item without a row, or before a torn last line."""
+    """Cut the file before the first input with an uncommitted scan, or before a torn last line."""
     if not path.exists():
         return
-    whole = 0
+    end = start = 0
+    source = None
     with path.open("rb+") as handle:
         for line in handle:
             if not line.endswith(b"\n"):
                 break
             item = json.loads(line)
+            if item["source"] != source:
+                source, start = item["source"], end
             if item["status"] in ACCEPTED and item["scan_id"] not in scan_ids:
+                end = start
                 break
-            whole += len(line)
-        handle.truncate(whole)
+            end += len(line)
+        handle.truncate(end)

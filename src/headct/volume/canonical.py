@@ -1,4 +1,4 @@
-"""Native volume -> canonical volume: one grid in mm around the head, resampled once, not stretched."""
+"""Native volume -> canonical volume: one grid in mm around the head, resampled once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the head is: its mask without table, headrest and holder, and the box that a grid is set by."""
+"""Where the head is: its mask without table, headrest and holder, and its place for a grid."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _between(mask: Mask, axis: int) -> Mask:
 
 
 def _opened(tissue: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
-    """Tissue that squares of SOLID_MM fit into, slice by slice; beyond the edge counts as tissue."""
+    """Tissue that squares of SOLID_MM fit into, slice by slice."""
     sizes = [1, *(max(1, round(SOLID_MM / mm)) | 1 for mm in spacing_mm[1:])]
     eroded = ndimage.minimum_filter(tissue, size=sizes, mode="nearest")
     return np.asarray(ndimage.maximum_filter(eroded, size=sizes, mode="constant"))
@@ -248,7 +248,8 @@ def _cranium_box(
     low, high = cranium.min(axis=0), cranium.max(axis=0)
     a, r = (low + high)[1:] / 2
     size = high - low + np.abs(np.diag(affine)[:3])
-    return (float(a), float(r)), (vertex_mm - float(world_mm[:, 0].min()), *map(float, size[1:]))
+    height_mm = vertex_mm - float(world_mm[:, 0].min())
+    return (float(a), float(r)), (height_mm, float(size[1]), float(size[2]))
 
 
 def _vertex(mask: Mask, affine: NDArray[np.float64]) -> float:

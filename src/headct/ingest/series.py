@@ -1,0 +1,197 @@
+"""One series -> canonical volumes and item lines: what a worker does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headct.dicom.header import FileOutcome
+from headct.dicom.pseudonym import Pseudonymizer
+from headct.dicom.reasons import Reason, reason_of
+from headct.dicom.series import SeriesFiles, StackPlan, plan_stacks, read_stack
+from headct.errors import Refusal
+from headct.ingest.criteria import REASONS, Criteria, check_header, check_step, decide
+from headct.volume.canonical import to_canonical
+from headct.volume.check import Fault, check_content
+from headct.volume.head import find_head
+from headct.volume.nifti import read_nifti
+from headct.volume.preprocessing import Preprocessing
+from headct.volume.read import to_volume
+from headct.volume.resample import closest_ras
+from headct.volume.volume import Volume
+
+Row = dict[str, Any]
+Item = dict[str, Any]
+Found = tuple[Item, tuple[NDArray[np.int16], Row] | None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every worker needs to know; goes along with each task."""
+
+    preprocessing: Preprocessing
+    criteria: Criteria
+    key: bytes = field(repr=False)
+    site: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One input: a DICOM series, a NIfTI file, or a file that is neither.
+
+    Attributes:
+        source: pseudonymous name of the input; the key of its items.
+        n_files: an input with another number of files is looked at again.
+    """
+
+    source: str
+    content: SeriesFiles | Path | FileOutcome = field(repr=False)
+    n_files: int
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Item lines of one input, and the scans among them: voxels and manifest row."""
+
+    items: list[Item]
+    scans: list[tuple[NDArray[np.int16], Row]]
+
+
+def process(settings: Settings, task: Task) -> Outcome:
+    """Read, check and resample one input; never raises for bad input."""
+    content = task.content
+    found: list[Found]
+    if isinstance(content, FileOutcome):
+        found = [(_file_answer(content), None)]
+    elif isinstance(content, Path):
+        found = [_nifti(settings, content)]
+    else:
+        plans = plan_stacks(content, min_slices=settings.criteria.min_slices)
+        found = [_stack(settings, content, plan) for plan in plans]
+    items = [_item(settings, task, answer) for answer, _ in found]
+    return Outcome(items, [scan for _, scan in found if scan is not None])
+
+
+def lost(settings: Settings, task: Task) -> Outcome:
+    """The outcome of an input whose worker died on it."""
+    message = "the process that read it was killed or ran out of memory"
+    return Outcome([_item(settings, task, _refused((Reason.UNREADABLE, message)))], [])
+
+
+def _item(settings: Settings, task: Task, answer: Item) -> Item:
+    series = None
+    if isinstance(task.content, SeriesFiles) and task.content.series_uid:
+        series = Pseudonymizer(settings.key).series_id(task.content.series_uid)
+    item: Item = {
+        "source": task.source,
+        "series": series,
+        "status": "",
+        "reason": None,
+        "message": "",
+        "scan_id": None,
+        "flags": [],
+        "n_files": task.n_files,
+    }
+    return item | answer
+
+
+def _file_answer(outcome: FileOutcome) -> Item:
+    message = outcome.message or outcome.reason.meaning
+    return {
+        "status": str(outcome.reason.status),
+        "reason": str(outcome.reason),
+        "message": message,
+    }
+
+
+def _refused(fault: Fault) -> Item:
+    reason, message = fault
+    return {"status": "refused", "reason": str(reason), "message": message or reason.meaning}
+
+
+def _stack(settings: Settings, series: SeriesFiles, plan: StackPlan | Refusal) -> Found:
+    if isinstance(plan, Refusal):
+        return _refused((reason_of(plan), plan.message)), None
+    early = [(flag, "") for flag in plan.flags]
+    early += check_header(plan.headers, plan.grid.step_mm, settings.criteria)
+    refused = decide(early, settings.criteria).refused
+    if refused is not None:
+        return _refused(refused), None
+    try:
+        volume = to_volume(read_stack(plan))
+    except Refusal as refusal:
+        return _refused((reason_of(refusal), refusal.message)), None
+    names = Pseudonymizer(settings.key)
+    header = plan.headers[0]
+    ids = {
+        "scan_id": names.scan_id(series.series_uid, plan.part),
+        "patient_id": names.patient_id(series.patient_key),
+        "study_id": names.study_id(series.study_uid),
+        "series_id": names.series_id(series.series_uid),
+    }
+    acquisition = {
+        "modality": header.modality,
+        "manufacturer": header.manufacturer or None,
+        "model": header.model or None,
+        "kernel": header.kernel or None,
+        "kvp": header.kvp,
+        "slice_thickness_mm": header.slice_thickness_mm,
+        "age_years": header.age_years,
+        "sex": header.sex or None,
+    }
+    return _canonical(settings, volume, ids | acquisition, early)
+
+
+def _nifti(settings: Settings, path: Path) -> Found:
+    try:
+        volume = read_nifti(path)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+    except Refusal as refusal:
+        return _refused((reason_of(refusal), refusal.message)), None
+    except OSError:
+        return _refused((Reason.NO_PERMISSION, "")), None
+    names = Pseudonymizer(settings.key)
+    ids = {
+        "scan_id": names.scan_id(content),
+        "patient_id": names.patient_id(f"file\0{content}"),
+        "study_id": names.study_id(content),
+        "series_id": names.series_id(content),
+    }
+    _, affine = closest_ras(volume.hu, volume.affine_zyx)
+    step_mm = float(np.linalg.norm(affine[:3, 0]))
+    return _canonical(settings, volume, ids, check_step(step_mm, settings.criteria))
+
+
+def _canonical(settings: Settings, volume: Volume, row: Row, early: Iterable[Fault]) -> Found:
+    """Look at the content, decide, resample; here a defacing stage has its place."""
+    hu, affine = closest_ras(volume.hu, volume.affine_zyx)
+    head = find_head(hu, affine)
+    flagged = [(REASONS[flag], "") for flag in volume.flags]
+    faults = [*early, *flagged, *check_content(hu, head)]
+    decision = decide(faults, settings.criteria)
+    if decision.refused is not None or head is None:
+        return _refused(decision.refused or (Reason.NOT_HEAD, "")), None
+    canonical = to_canonical(volume, settings.preprocessing, head)
+    flags = [str(reason) for reason, _ in decision.flags]
+    row = row | {
+        "status": "flagged" if flags else "accepted",
+        "flags": flags,
+        "site": settings.site,
+        "spacing_mm_zyx": volume.spacing_mm_zyx,
+        "shape_zyx": volume.shape_zyx,
+        "n_slices": hu.shape[0],
+        "affine_zyx": canonical.affine_zyx,
+        "provenance": json.dumps(canonical.provenance),
+    }
+    answer: Item = {"status": row["status"], "scan_id": row["scan_id"], "flags": flags}
+    if flags:
+        reason, message = decision.flags[0]
+        answer |= {"reason": str(reason), "message": message or reason.meaning}
+    return answer, (canonical.hu, row)
