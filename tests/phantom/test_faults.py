@@ -1,25 +1,25 @@
-"""What is planted is what the reader finds."""
+"""What is planted is what ingest finds."""
 
 from __future__ import annotations
 
+import csv
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from headct.dicom.index import index_paths
+from headct.dicom.pseudonym import Pseudonymizer, load_key
 from headct.dicom.reasons import Status
-from headct.dicom.series import Stack, read_stacks
+from headct.ingest.pipeline import ingest
+from headct.phantom.archive import write_archive
 from headct.phantom.decoys import HeadSeries
-from headct.phantom.faults import FAULTS, Fault
+from headct.phantom.faults import FAULTS
 from headct.phantom.plan import archive_sites, plan_studies
 from headct.phantom.profile import PhantomPreset
 from headct.phantom.study import rendered_series
-
-BY_CONTENT_OR_CRITERIA = frozenset(
-    {"chest", "chest-tagged-head", "knee", "water-phantom", "wrong-calibration", "constant-image"}
-    | {"contrast", "bone-kernel", "vertex-cut", "infant"}
-)
-"""Readable series: what is wrong with them is for ingest to say."""
+from headct.run import read_jsonl
+from headct.volume.preprocessing import PRESETS
+from headct.volume.read import read_series
 
 
 @pytest.fixture(scope="module")
@@ -28,39 +28,32 @@ def series() -> HeadSeries:
     return rendered_series(preset, plan_studies(preset)[0])[0]
 
 
-def outcomes(folder: Path) -> list[str]:
-    """Every reason code that the reader gives for a folder."""
-    index = index_paths([folder])
-    codes = [str(outcome.reason) for outcome in index.outcomes]
-    for found in index.series:
-        for stack in read_stacks(found):
-            codes += [str(f) for f in stack.flags] if isinstance(stack, Stack) else [stack.code]
-    return codes
-
-
-def plant(fault: Fault, series: HeadSeries, folder: Path) -> None:
-    for number, file in enumerate(fault.plant(series)):
-        (folder / f"IM{number:04d}").write_bytes(file)
-
-
-@pytest.mark.parametrize("name", sorted(FAULTS.keys() - BY_CONTENT_OR_CRITERIA))
-def test_the_reader_names_the_fault(name: str, series: HeadSeries, tmp_path: Path) -> None:
-    fault = FAULTS[name]
-    plant(fault, series, tmp_path)
-    assert fault.reason in outcomes(tmp_path)
-
-
-@pytest.mark.parametrize("name", sorted(BY_CONTENT_OR_CRITERIA))
-def test_faults_of_content_are_readable_series(
-    name: str, series: HeadSeries, tmp_path: Path
-) -> None:
-    plant(FAULTS[name], series, tmp_path)
-    assert outcomes(tmp_path) == []
+def test_ingest_comes_to_every_planted_outcome(tmp_path: Path) -> None:
+    """Files by their path, series by their UID; the scans beside them are taken."""
+    preset = PhantomPreset(n_train=1, n_tune=0, n_test=0, n_external=1, max_matrix=64)
+    write_archive(preset.model_copy(update={"min_slice_mm": 6.0}), tmp_path / "archive", 1)
+    key = tmp_path / "key"
+    load_key(key)
+    ingest([tmp_path / "archive"], tmp_path / "store", PRESETS["demo"], jobs=0, key_file=key)
+    found = defaultdict(set)
+    for item in read_jsonl(tmp_path / "store" / "items.jsonl"):
+        found[item["source"]] |= {item["reason"], *item["flags"]}
+    names = Pseudonymizer(load_key(key))
+    with (tmp_path / "archive" / "truth" / "planted.csv").open(encoding="utf-8") as handle:
+        planted = list(csv.DictReader(handle))
+    assert {row["what"] for row in planted} == set(FAULTS)
+    for row in planted:
+        path = (tmp_path / "archive" / row["path"]).absolute()
+        uid = row["series_uid"]
+        source = names.series_id(uid) if uid else names.source_id(path)
+        assert row["reason"] in found[source], row["what"]
 
 
 def test_the_series_without_a_fault_is_accepted(series: HeadSeries, tmp_path: Path) -> None:
-    plant(Fault("none", FAULTS["knee"].reason, HeadSeries.files), series, tmp_path)
-    assert outcomes(tmp_path) == []
+    for number, file in enumerate(series.files()):
+        (tmp_path / f"IM{number:04d}").write_bytes(file)
+    volume = read_series(tmp_path)
+    assert (volume.shape_zyx, volume.flags) == (series.hu.shape, ())
 
 
 def test_faults_lead_to_every_kind_of_outcome() -> None:

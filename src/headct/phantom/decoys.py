@@ -26,6 +26,11 @@ from headct.phantom.dicom import SeriesHeader, TransferSyntax, encode_series, pa
 from headct.phantom.files import edited, file_bytes, meta_header, phantom_uid
 
 PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
+CT_ONLY = frozenset(
+    {"RescaleIntercept", "RescaleSlope", "RescaleType", "KVP", "Exposure", "ExposureTime"}
+    | {"XRayTubeCurrent", "FilterType", "RotationDirection", "TableHeight", "ConvolutionKernel"}
+    | {"GantryDetectorTilt", "DataCollectionDiameter", "ReconstructionDiameter"}
+)
 NOTE = b"Remember to send the second half of this archive.\n"
 
 
@@ -63,6 +68,7 @@ def localizer(series: HeadSeries) -> list[bytes]:
 
     def change(image: Dataset, _: int) -> None:
         image.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        del image.RescaleType
 
     return edited(plain, change)
 
@@ -76,7 +82,7 @@ def dose_report(series: HeadSeries) -> list[bytes]:
     image.ImageType = ["DERIVED", "SECONDARY", "SCREEN SAVE"]
     image.ConversionType = "WSD"
     image.BurnedInAnnotation = "YES"
-    image.PatientOrientation = ""
+    image.BodyPartExamined, image.PatientOrientation = "HEAD", ""
     image.SamplesPerPixel, image.PlanarConfiguration = 3, 0
     image.PhotometricInterpretation = "RGB"
     image.Rows, image.Columns = page.shape[:2]
@@ -97,8 +103,8 @@ def mr_series(series: HeadSeries) -> list[bytes]:
         image.ScanningSequence, image.SequenceVariant, image.ScanOptions = "SE", "NONE", ""
         image.MRAcquisitionType, image.EchoTime, image.RepetitionTime = "2D", "10", "500"
         image.EchoTrainLength, image.MagneticFieldStrength = 1, "1.5"
-        for tag in ("RescaleIntercept", "RescaleSlope", "RescaleType", "KVP", "Exposure"):
-            delattr(image, tag)
+        for name in CT_ONLY:
+            delattr(image, name)
 
     return edited(inverse.files(), change)
 
@@ -122,6 +128,7 @@ def structured_report(series: HeadSeries) -> list[bytes]:
 def encapsulated_pdf(series: HeadSeries) -> list[bytes]:
     """A scanned form inside a DICOM object."""
     form = _object(series.beside("Form").header, EncapsulatedPDFStorage, "OT")
+    form.AcquisitionDateTime = form.StudyDate + form.StudyTime
     form.ConversionType = "SD"
     form.BurnedInAnnotation = "YES"
     form.DocumentTitle, form.MIMETypeOfEncapsulatedDocument = "Form", "application/pdf"
@@ -173,7 +180,6 @@ def _object(header: SeriesHeader, sop_class: UID, modality: str) -> Dataset:
     ds.SeriesInstanceUID = header.series_uid
     ds.SeriesNumber, ds.InstanceNumber = header.series_number, 1
     ds.SeriesDescription = header.series_description
-    ds.AcquisitionDateTime = header.date + header.time
     ds.file_meta = meta_header(sop_class, ds.SOPInstanceUID, ExplicitVRLittleEndian)
     return ds
 

@@ -167,8 +167,8 @@ def vertex_cut(series: HeadSeries) -> Files:
 
 
 def wrong_calibration(series: HeadSeries) -> Files:
-    """A scanner that is 300 HU off."""
-    return _with(series, RescaleIntercept="-724")
+    """A scanner that is 200 HU off."""
+    return _with(series, RescaleIntercept="-1224")
 
 
 def slope_zero(series: HeadSeries) -> Files:
