@@ -49,9 +49,18 @@ def placement(**changes) -> Placement:
 def test_both_paths_agree_without_rotation():
     config = PoseConfig(rotation_lr_deg=0, rotation_deg=0)
     at = place_globals(drawn(config, 5), (8, 12, 8), GRID, SPACING)
-    by_axes = cut(smooth_scan(), at, NO_SPREAD, rotates=False)
-    by_sampling = cut(smooth_scan(), at, NO_SPREAD, rotates=True)
+    by_axes = cut(smooth_scan(), at, NO_SPREAD, "axes")
+    by_sampling = cut(smooth_scan(), at, NO_SPREAD, "sample")
     torch.testing.assert_close(by_axes, by_sampling, atol=0.05, rtol=0)
+
+
+def test_a_view_that_stays_still_is_a_slice():
+    config = PoseConfig(rotation_lr_deg=0, rotation_deg=0, zoom=0, shift_mm=0, flip_probability=0.5)
+    assert config.path == "slice"
+    at = place_globals(drawn(config, 6), (8, 12, 8), GRID, SPACING)
+    scans = torch.cat([smooth_scan(), smooth_scan().flip(1)])
+    by_slices, by_axes = (cut(scans, at, NO_SPREAD, path) for path in ("slice", "axes"))
+    torch.testing.assert_close(by_slices, by_axes, atol=1e-3, rtol=0)
 
 
 def test_the_general_path_is_scipys_affine_in_mm():
@@ -68,7 +77,7 @@ def test_the_general_path_is_scipys_affine_in_mm():
         order=1,
         mode="grid-constant",
     )
-    got = cut(smooth_scan(), at, NO_SPREAD, rotates=True)[0].numpy() + 1024
+    got = cut(smooth_scan(), at, NO_SPREAD, "sample")[0].numpy() + 1024
     np.testing.assert_allclose(got, expected, atol=0.1)
 
 
@@ -84,8 +93,8 @@ def test_rotation_is_about_the_named_axes():
 
 def test_outside_the_scan_is_air():
     at = placement(centre_voxel=torch.tensor([[7.5, 9.5, -20.0]]))
-    for rotates in (True, False):
-        assert (cut(smooth_scan(), at, NO_SPREAD, rotates=rotates) == -1024).all()
+    for path in ("axes", "sample"):
+        assert (cut(smooth_scan(), at, NO_SPREAD, path) == -1024).all()
 
 
 def test_coordinates_in_mm():

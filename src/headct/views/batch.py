@@ -132,13 +132,13 @@ class ViewMaker:
         z, y, x = (int(rng.choice(edges)) for edges in self.global_edges)
         self._bank = self._bank.to(hu.device)
         drawn = [self.draw(epoch, position) for epoch, position in places]
-        scans_each = 1 if hu.device.type == "cpu" else len(hu)  # a scan fits a CPU core's cache
+        scans_each = 4 if hu.device.type == "cpu" else len(hu)  # a few fit a CPU cache
         parts = [
             self._views(hu[i : i + scans_each], drawn[i : i + scans_each], (z, y, x), with_locals)
             for i in range(0, len(hu), scans_each)
         ]
-        large, small, flipped = (torch.cat(part) for part in zip(*parts, strict=True))
-        keep, masked = self._tokens(large, drawn, rng)
+        large, keep, small, flipped = (torch.cat(part) for part in zip(*parts, strict=True))
+        masked = self._mask(keep, (z, y, x), drawn, rng)
         return ViewBatch(large, small, keep, masked, flipped, self.spacing_mm_zyx)
 
     def draw(self, epoch: int, position: int) -> tuple[Drawn, Drawn]:
@@ -151,41 +151,43 @@ class ViewMaker:
 
     def _views(
         self, hu: Tensor, drawn: list[tuple[Drawn, Drawn]], shape_zyx: Shape, with_locals: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Global views, their computed tokens, local views, and which global ones are flipped."""
         scans = hu.to(torch.float32)
         large = _stack([d[0] for d in drawn], hu.device)
         place = place_globals(large, shape_zyx, self.shape_zyx, self.spacing_mm_zyx)
         globals_hu = self._augmented(scans, place, large)
+        keep = self.select_tokens(globals_hu.flatten(0, 1)).view(len(hu), globals_hu.shape[1], -1)
         flipped = large["flip"].view(len(hu), -1) > 0
-        n_local = self.config.crop.n_local if with_locals else 0
+        locals_hu = self._locals(scans, drawn, self.config.crop.n_local if with_locals else 0)
+        return globals_hu, keep, locals_hu, flipped
+
+    def _locals(self, scans: Tensor, drawn: list[tuple[Drawn, Drawn]], n_local: int) -> Tensor:
         if n_local == 0:
-            return (
-                globals_hu,
-                hu.new_empty((len(hu), 0, *self.local_shape), dtype=torch.float32),
-                flipped,
-            )
-        small = _stack([d[1] for d in drawn], hu.device)
+            return scans.new_empty((len(scans), 0, *self.local_shape))
+        small = _stack([d[1] for d in drawn], scans.device)
         occupancy = patch_occupancy(scans, self.patch).repeat_interleave(n_local, 0)
         place = place_locals(small, self.local_shape, occupancy, self.patch, self.spacing_mm_zyx)
-        return globals_hu, self._augmented(scans, place, small), flipped
+        return self._augmented(scans, place, small)
 
     def _augmented(self, scans: Tensor, place: Placement, drawn: dict[str, Tensor]) -> Tensor:
         config = self.config
         spread = config.augment.spread(drawn, place)
-        views = cut(scans, place, spread, rotates=config.pose.rotates)
+        views = cut(scans, place, spread, config.pose.path)
         views = config.augment.apply(views, drawn, place, self._bank)
         return views.view(len(scans), -1, *place.shape_zyx)
 
-    def _tokens(
-        self, globals_hu: Tensor, drawn: list[tuple[Drawn, Drawn]], rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        b, g, z, y, x = globals_hu.shape
-        pz, py, px = self.patch
-        keep = self.select_tokens(globals_hu.flatten(0, 1))
-        large = _stack([d[0] for d in drawn], globals_hu.device)
-        n_masked = self.config.mask.draw_n_masked(rng, keep.shape[1])
-        masked = draw_mask(keep, (z // pz, y // py, x // px), large, n_masked)
-        return keep.view(b, g, -1), masked.view(b, g, -1)
+    def _mask(
+        self,
+        keep: Tensor,
+        shape_zyx: Shape,
+        drawn: list[tuple[Drawn, Drawn]],
+        rng: np.random.Generator,
+    ) -> Tensor:
+        z, y, x = (n // p for n, p in zip(shape_zyx, self.patch, strict=True))
+        large = _stack([d[0] for d in drawn], keep.device)
+        n_masked = self.config.mask.draw_n_masked(rng, keep.shape[2])
+        return draw_mask(keep.flatten(0, 1), (z, y, x), large, n_masked).view_as(keep)
 
 
 def _stack(drawn: list[Drawn], device: torch.device) -> dict[str, Tensor]:

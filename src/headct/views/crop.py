@@ -1,14 +1,15 @@
 """Where views are cut: crops and poses in mm, applied in one resampling per view.
 
-Two paths give the same result where both apply. Without rotation the whole map (crop, shift, zoom,
-flip, and the scanner's point spread of `augment`) is one small matrix per axis; with rotation it is
-one trilinear sampling. On a CPU the first is four times faster.
+Three paths give the same result where they apply. With rotation a view is one trilinear sampling.
+Without, the whole map (crop, shift, zoom, flip, and the scanner's point spread of `spread`) is one
+small matrix per axis, four times faster on a CPU. Without zoom and shift it is a slice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from headct.views.draws import Drawn, chance, normal, uniform
 from headct.volume.volume import AIR_HU, Zyx
 
 Shape = tuple[int, int, int]
+Path = Literal["slice", "axes", "sample"]
 
 
 class CropConfig(Config):
@@ -52,9 +54,11 @@ class PoseConfig(Config):
     """Left-right only: ventricles, layering blood and the skull base have a direction."""
 
     @property
-    def rotates(self) -> bool:
-        """Whether views need the general sampling."""
-        return self.rotation_lr_deg > 0 or self.rotation_deg > 0
+    def path(self) -> Path:
+        """The cheapest way to cut views with these poses."""
+        if self.rotation_lr_deg > 0 or self.rotation_deg > 0:
+            return "sample"
+        return "axes" if self.zoom > 0 or self.shift_mm > 0 else "slice"
 
     def draw(self, rng: np.random.Generator, n: int) -> Drawn:
         """Pose and place of n views; `place` picks the crop's position later."""
@@ -254,23 +258,23 @@ def rotation_matrix(rotation_deg: Tensor) -> Tensor:
     return matrix
 
 
-def cut(
-    scans: Tensor, placement: Placement, spread: Sequence[Tensor | None], *, rotates: bool
-) -> Tensor:
+def cut(scans: Tensor, placement: Placement, spread: Sequence[Tensor | None], path: Path) -> Tensor:
     """Views of scans, each resampled once.
 
     Args:
         scans: [b z y x] HU, float32.
         placement: of n = b v views, those of one scan side by side.
         spread: per axis an operator [n size size] on the view's voxels (point spread), or None.
-        rotates: take the general sampling.
+        path: how to cut; "slice" takes whole voxels and knows no zoom or rotation.
 
     Returns:
         [n z' y' x'] HU; AIR_HU outside the scan.
     """
+    if path == "slice":
+        return apply_axes(_slices(scans, placement), spread)
     views_each = len(placement.step) // len(scans)
     above_air = (scans - AIR_HU)[:, None].expand(-1, views_each, -1, -1, -1).flatten(0, 1)
-    if rotates:
+    if path == "sample":
         grid = placement.sampling_grid()
         sampled = F.grid_sample(above_air[:, None], grid, align_corners=False)[:, 0]
         return apply_axes(sampled, spread).add_(AIR_HU)
@@ -280,6 +284,20 @@ def cut(
         for psf, operator in zip(spread, operators, strict=True)
     ]
     return apply_axes(above_air, merged).add_(AIR_HU)
+
+
+def _slices(scans: Tensor, placement: Placement) -> Tensor:
+    """[n z' y' x'] crops inside the scans at whole voxels, mirrored where x steps backwards."""
+    half = (_row(placement.shape_zyx, scans.device) - 1) / 2
+    starts = (placement.centre_voxel - half).round().long().tolist()
+    mirrored = (placement.step[:, 2] < 0).tolist()
+    views_each = len(starts) // len(scans)
+    views = []
+    for i, (start, mirror) in enumerate(zip(starts, mirrored, strict=True)):
+        box = [slice(a, a + n) for a, n in zip(start, placement.shape_zyx, strict=True)]
+        view = scans[i // views_each][tuple(box)]
+        views.append(view.flip(-1) if mirror else view)
+    return torch.stack(views)
 
 
 def apply_axes(hu: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
