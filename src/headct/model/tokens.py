@@ -174,7 +174,8 @@ def select_head_tokens(hu: Tensor, n_tokens: int, patch_zyx: ZyxInt) -> Tensor:
     tissue = gather_patches((hu > TISSUE_ABOVE_HU).float(), patch_zyx, outside=0.0).mean(dim=-1)
     grid = grid_shape(hu.shape[1:], patch_zyx)
     n_tokens = min(n_tokens, tissue.shape[1])
-    around = F.avg_pool3d(torch.unflatten(tissue, 1, grid)[:, None], 3, stride=1, padding=1)
+    with_rim = F.pad(torch.unflatten(tissue, 1, grid)[:, None], (1, 1, 1, 1, 1, 1))
+    around = F.avg_pool3d(with_rim, 3, stride=1)
     likeness = tissue + around.flatten(1) - 0.1 * _distance_from_centre(tissue, grid)
     order = likeness.argsort(dim=1, descending=True, stable=True)
     kept: Tensor = order[:, :n_tokens].sort(dim=1).values

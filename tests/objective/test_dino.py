@@ -1,0 +1,192 @@
+"""Self-distillation against its formulas as loops, and against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from headct.objective.dino import (
+    ClsConfig,
+    CodingRate,
+    CodingRateConfig,
+    Sinkhorn,
+    SinkhornConfig,
+    coding_rate,
+    koleo,
+    self_distillation,
+    sinkhorn_targets,
+    view_cross_entropy,
+    view_distance,
+)
+
+SMALL = {"hidden": 16, "out": 8}
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def sinkhorn_config(**changes: float) -> ClsConfig:
+    values = {"n_prototypes": 6, "n_queue": 10} | changes
+    return ClsConfig(objective="sinkhorn", sinkhorn=SinkhornConfig.model_validate(values), **SMALL)
+
+
+def test_distance_is_the_mean_over_pairs_of_different_views() -> None:
+    student, teacher = unit(5, 3, 8), unit(2, 3, 8, seed=1)
+    distances = [
+        1 - float(student[i, b] @ teacher[j, b])
+        for i in range(5)
+        for j in range(2)
+        if i != j
+        for b in range(3)
+    ]
+    expected = sum(distances) / len(distances)
+    assert view_distance(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cross_entropy_is_dinos() -> None:
+    """Caron et al. 2021, equations 1 and 3."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 3, 6, generator=generator)
+    targets = torch.randn(2, 3, 6, generator=generator).softmax(-1)
+    terms = []
+    for j in range(2):
+        for i in range(4):
+            if i == j:
+                continue
+            for b in range(3):
+                p = logits[i, b].exp() / logits[i, b].exp().sum()
+                terms.append(-sum(float(targets[j, b, k] * p[k].log()) for k in range(6)))
+    assert len(terms) == 18
+    expected = sum(terms) / len(terms)
+    assert view_cross_entropy(logits, targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "d"), [(4, 9), (9, 4), (1, 3)])
+def test_coding_rate_is_the_formula(n: int, d: int) -> None:
+    z = unit(n, d).double()
+    matrix = torch.eye(d, dtype=torch.float64) + d / (n * 0.5**2) * z.T @ z
+    expected = 0.5 * math.log(float(torch.linalg.det(matrix)))
+    assert coding_rate(z, 0.5).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_coding_rate_of_known_batches() -> None:
+    n, d, eps = 4, 8, 0.5
+    same = F.one_hot(torch.zeros(n, dtype=torch.long), d).double()
+    apart = F.one_hot(torch.arange(n), d).double()
+    assert coding_rate(same, eps).item() == pytest.approx(0.5 * math.log(1 + d / eps**2))
+    assert coding_rate(apart, eps).item() == pytest.approx(0.5 * n * math.log(1 + d / (n * eps**2)))
+
+
+def test_sinkhorn_evens_out_rows_and_columns() -> None:
+    logits = unit(12, 5) @ unit(4, 5, seed=1).T
+    q = sinkhorn_targets(logits, 0.3, 200)
+    torch.testing.assert_close(q.sum(1), torch.ones(12))
+    torch.testing.assert_close(q.sum(0), torch.full((4,), 3.0), rtol=1e-3, atol=1e-3)
+    few = sinkhorn_targets(logits, 0.05, 3)
+    torch.testing.assert_close(few.sum(1), torch.ones(12))
+    uneven = (logits / 0.05).softmax(1).sum(0)
+    assert (few.sum(0) - 3).abs().max() < (uneven - 3).abs().max()
+
+
+def test_sinkhorn_is_the_published_iteration() -> None:
+    logits = unit(5, 3) @ unit(4, 3, seed=1).T
+    q = (logits / 0.1).exp().T.double()  # [k n], as in the paper's listing
+    q /= q.sum()
+    for _ in range(3):
+        q /= q.sum(1, keepdim=True) * 4
+        q /= q.sum(0, keepdim=True) * 5
+    expected = (q * 5).T.float()
+    torch.testing.assert_close(sinkhorn_targets(logits, 0.1, 3), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_sinkhorn_does_not_overflow_at_low_temperature() -> None:
+    q = sinkhorn_targets(unit(6, 3) @ unit(4, 3, seed=1).T, 0.03, 3)
+    assert torch.isfinite(q).all()
+
+
+def test_koleo_is_the_log_of_the_nearest_distance() -> None:
+    cls = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    z = F.normalize(cls.detach(), dim=-1)
+    nearest = [min(float((z[i] - z[j]).norm()) for j in range(6) if j != i) for i in range(6)]
+    expected = -sum(math.log(d) for d in nearest) / 6
+    loss = koleo(cls)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    loss.backward()
+    assert torch.isfinite(cls.grad).all()
+
+
+def test_gamma_is_steered_by_the_distance_between_views() -> None:
+    config = ClsConfig(coding_rate=CodingRateConfig(gamma=0.01, steer=0.1), **SMALL)
+    term = CodingRate(12, config)
+    for distance, factor in ((0.01, 1.1), (0.1, 1.0), (0.6, 0.9)):
+        term.gamma.fill_(0.01)
+        term.distance = torch.tensor(distance)
+        term.after_step()
+        assert term.gamma.item() == pytest.approx(0.01 * factor)
+
+
+def test_coding_rate_term_is_distance_minus_gamma_times_rate() -> None:
+    torch.manual_seed(0)
+    term = CodingRate(12, ClsConfig(**SMALL))
+    views, teacher = torch.randn(4, 5, 12), torch.randn(2, 5, 12)
+    loss, seen = term(views, teacher, 0.5)
+    z = term.student(views)
+    rate = (coding_rate(z[0], 0.5) + coding_rate(z[1], 0.5)) / 2
+    expected = view_distance(z, term.teacher(teacher)) - 0.005 * rate
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(seen["coding_rate"], rate)
+
+
+def test_gradient_reaches_the_student_head_only() -> None:
+    for objective in ("coding-rate", "sinkhorn"):
+        term = self_distillation(12, ClsConfig(objective=objective, **SMALL))
+        teacher = torch.randn(2, 5, 12, requires_grad=True)
+        loss, _ = term(torch.randn(4, 5, 12), teacher, 0.5)
+        loss.backward()
+        assert teacher.grad is None
+        assert all(p.grad is None for p in term.teacher.parameters())
+        assert all(p.grad is not None for p in term.student.parameters())
+
+
+def test_prototypes_are_frozen_at_the_start() -> None:
+    term = Sinkhorn(12, sinkhorn_config())
+    views, teacher = torch.randn(2, 5, 12), torch.randn(2, 5, 12)
+    term(views, teacher, 0.01)[0].backward()
+    assert term.student.prototypes.grad is None
+    term(views, teacher, 0.03)[0].backward()
+    assert term.student.prototypes.grad is not None
+
+
+def test_teacher_temperature_rises_over_the_run() -> None:
+    term = Sinkhorn(12, sinkhorn_config())
+    at = [term.temperature(fraction) for fraction in (0.0, 0.15, 0.3, 1.0)]
+    assert at == pytest.approx([0.04, 0.055, 0.07, 0.07])
+
+
+def test_queue_holds_the_latest_teacher_vectors_and_takes_part() -> None:
+    torch.manual_seed(0)
+    term = Sinkhorn(12, sinkhorn_config())
+    one, two = torch.randn(2, 2, 3, 12)
+    alone = term.targets(two, 0.5)
+    term.eval()
+    assert torch.equal(term.targets(two, 0.5), alone)
+    term.train()
+    term._waiting.clear()
+    for batch in (one, two):
+        term.targets(batch, 0.5)
+        term.after_step()
+    assert int(term.n_queued) == 10
+    expected = torch.cat([term.teacher(two).flatten(0, 1), term.teacher(one).flatten(0, 1)])
+    torch.testing.assert_close(term.queue, expected[:10])
+    assert not torch.equal(term.targets(two, 0.5), alone)
+
+
+def test_koleo_needs_sixteen_scans() -> None:
+    term = Sinkhorn(12, sinkhorn_config())
+    for n_scans, there in ((15, False), (16, True)):
+        _, seen = term(torch.randn(2, n_scans, 12), torch.randn(2, n_scans, 12), 0.5)
+        assert ("koleo_loss" in seen) is there
