@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headct.dicom.reasons import Reason
 from headct.errors import Refusal
@@ -238,3 +241,17 @@ def test_a_text_file_called_nifti_is_refused_without_quoting_it(tmp_path):
     with pytest.raises(Refusal) as refused:
         read_nifti(tmp_path / "a.nii")
     assert "PLANTED" not in str(refused.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(edits=st.lists(st.tuples(st.integers(0, 360), st.integers(0, 255)), min_size=1, max_size=6))
+def test_a_mutated_header_never_crashes(tmp_path_factory, edits):
+    hu = np.full((9, 9, 9), -1000, np.int16)
+    hu[3:6] = 40
+    data = bytearray(nib.Nifti1Image(hu, AFFINE).to_bytes())
+    for place, value in edits:
+        data[place] = value
+    path = tmp_path_factory.getbasetemp() / "mutated.nii"
+    path.write_bytes(bytes(data))
+    with contextlib.suppress(Refusal):
+        read_nifti(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
 
 from headct.dicom.elements import NATIVE
@@ -36,8 +37,6 @@ LOSSY_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 
 MAX_SIDE = 4096
 MAX_FRAMES = 20_000
 MAX_VOXELS = 1 << 30
-IGNORE = 0
-"""pydicom's validation mode that neither warns nor quotes."""
 HU_TYPES = frozenset({"", "HU"})
 
 
@@ -160,9 +159,11 @@ def _check_rescale(header: Header) -> Fault | None:
 @lru_cache
 def _decodes(syntax: str) -> bool:
     from pydicom.pixels import get_decoder
-    from pydicom.uid import UID
 
+    if re.fullmatch(r"1\.2\.840\.10008\.[0-9.]{1,40}", syntax) is None:
+        # pydicom would warn, and quote it
+        return False
     try:
-        return bool(get_decoder(UID(syntax, validation_mode=IGNORE)).is_available)
+        return bool(get_decoder(syntax).is_available)
     except NotImplementedError:
         return False

@@ -95,7 +95,7 @@ class Reason(StrEnum):
     MISSING_SLICES = "missing-slices", Status.REFUSED, "The steps between slices show gaps."
     NON_UNIFORM_SPACING = "non-uniform-spacing", Status.REFUSED, "Steps between slices vary."
     GANTRY_TILT = "gantry-tilt", Status.FLAGGED, "A sheared stack; kept with its true affine."
-    NOT_AXIAL = "not-axial", Status.FLAGGED, "Coronal, sagittal or steep oblique slices."
+    NOT_AXIAL = "not-axial", Status.REFUSED, "Coronal, sagittal or steep oblique slices."
     REFORMATTED = "reformatted", Status.FLAGGED, "A reformat (MPR), not an original reconstruction."
     THICK_SLICES = "thick-slices", Status.FLAGGED, "Slices are thicker than the criteria like."
     FRAME_CONFLICT = "frame-conflict", Status.FLAGGED, "sform and qform of a NIfTI file disagree."

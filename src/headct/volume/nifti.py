@@ -27,7 +27,8 @@ MAX_SIDE = 4096
 MAX_VOXELS = 1 << 29
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 25.0
 FRAMES_AGREE_MM = 1.0
-MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""By the code in the header: metre, millimetre, micrometre; anything else is taken as mm."""
 AIR_BELOW_HU = -500
 """A CT in HU holds air; values that never go below this are not HU."""
 
@@ -152,7 +153,7 @@ def _affine(header: Any) -> tuple[Array, list[str]]:
         flags.append(Reason.NO_FRAME)
         affine = np.diag([*header.get_zooms()[:3], 1.0]).astype(np.float64)
     affine = np.asarray(affine, np.float64).copy()
-    affine[:3] *= MM_PER_UNIT[header.get_xyzt_units()[0]]
+    affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     _require_usable(affine)
     return affine, flags
 
@@ -185,10 +186,10 @@ def _read_voxels(
     stream: BinaryIO, header: Any, shape: tuple[int, int, int], n_read: int
 ) -> NDArray[Any]:
     """Stored values [x y z]; the rest of the file is read too, for its checksum."""
-    gap = int(header["vox_offset"]) - n_read
+    gap = float(header["vox_offset"]) - n_read
     if not 0 <= gap <= MAX_EXTENSION_BYTES:
         raise Refusal("the voxels start at an absurd place", code=Reason.UNREADABLE)
-    stream.read(gap)
+    stream.read(int(gap))
     kind = header.get_data_dtype()
     wanted = math.prod(shape) * kind.itemsize
     data = stream.read(wanted)
