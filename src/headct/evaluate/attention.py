@@ -1,0 +1,195 @@
+"""Where an encoder looks: attention over a scan, plain or weighted by what moves a score.
+
+Maps live on the canonical grid, so they have the affine of the scan and lie on it in any viewer.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headct.adapt.logistic import Logistic
+from headct.adapt.network import VECTORS, ReadoutHead
+from headct.adapt.readout import Readout
+from headct.adapt.task import Task
+from headct.errors import MismatchError
+from headct.model.blocks import Block, attention_weights
+from headct.model.embed import Bundle
+from headct.model.tokens import (
+    Tokens,
+    gather_patches,
+    grid_shape,
+    select_head_tokens,
+    to_channels,
+    window_tensors,
+)
+from headct.volume.volume import Volume, Zyx
+from headct.volume.window import BRAIN
+
+Heat = NDArray[np.float32]
+Head = Callable[[Tokens], Tensor]
+AIR_HU = -500
+
+
+def attention_volume(bundle: Bundle, volume: Volume) -> Volume:
+    """Attention of CLS to the patches in the last block, mean over heads.
+
+    Args:
+        bundle: the encoder.
+        volume: canonical, [z y x].
+
+    Returns:
+        float32 on the same grid, largest value 1, 0 where no patch was computed.
+    """
+    weights = bundle.attention_map(volume.hu[None])[0].mean(axis=0)  # [gz gy gx]
+    return _on_grid(bundle, volume, torch.from_numpy(weights), "attention")
+
+
+def gradient_attention_volume(bundle: Bundle, head: Head, finding: int, volume: Volume) -> Volume:
+    """Attention of the last block, weighted by how much it raises the score of one finding.
+
+    Each weight is multiplied with the gradient of the logit, negative products are dropped, and
+    what a patch gives to all tokens is summed: the readout uses patches as well as CLS.
+
+    Args:
+        bundle: the encoder.
+        head: tokens -> logits [b f]; see `head_of`.
+        finding: column of the logits.
+        volume: canonical, [z y x].
+
+    Returns:
+        As `attention_volume`.
+
+    Source:
+        Chefer et al. 2021, Generic Attention-model Explainability, equation 5 (one layer).
+    """
+    hu = torch.as_tensor(volume.hu[None])
+    encoder, config = bundle.encoder, bundle.encoder.config
+    keep = select_head_tokens(hu, config.n_tokens, config.patch_voxels_zyx)
+    voxels = gather_patches(hu, config.patch_voxels_zyx, keep).float()
+    patches = to_channels(voxels, *window_tensors(config.windows, hu.device)).flatten(2)
+    spacing = bundle.preprocessing.spacing_mm_zyx
+    centre_mm = encoder.centres_mm(keep, hu.shape[1:], spacing)
+    with torch.no_grad():
+        x, rotation = encoder.embed(patches, centre_mm)
+        for block in encoder.blocks[:-1]:
+            x = block(x, rotation)
+    last = encoder.blocks[-1]
+    assert isinstance(last, Block)
+    x, weights = _last_block(last, x.detach(), rotation)
+    x = encoder.norm(x)
+    grid = grid_shape(hu.shape[1:], config.patch_voxels_zyx)
+    n = encoder.n_prefix
+    tokens = Tokens(x[:, 0], x[:, 1:n], x[:, n:], keep, centre_mm, grid)
+    (gradient,) = torch.autograd.grad(head(tokens)[0, finding], weights)
+    gain = (weights * gradient).clamp(min=0).mean(dim=1).sum(dim=1)[0, n:]  # [t]
+    flat = torch.zeros(grid).flatten().scatter(0, keep[0], gain.detach())
+    return _on_grid(bundle, volume, flat.view(grid), "gradient-weighted attention")
+
+
+def _last_block(block: Block, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+    """The block's output, and its attention weights [b h t t] as a leaf to differentiate by."""
+    q, k, v = block.attn.queries_keys_values(block.norm1(x), rotation)
+    weights = attention_weights(q, k).detach().requires_grad_()
+    mixed = block.attn.proj((weights @ v).transpose(1, 2).flatten(2))
+    x = x + block.branch1(mixed)
+    return x + block.branch2(block.mlp(block.norm2(x))), weights
+
+
+def head_of(task: Task) -> Head:
+    """The head of a task as a function that can be differentiated.
+
+    Raises:
+        MismatchError: the task does not read the tokens of an encoder.
+    """
+    if task.info.vectors != VECTORS or "weight" not in task.arrays:
+        raise MismatchError(
+            f"a {task.info.kind} task on {task.info.source} features has no tokens to look at",
+            remedy="use a probe on an encoder, or a fine-tuned task",
+        )
+    arrays = {
+        name.removeprefix("readout."): values
+        for name, values in task.arrays.items()
+        if name.startswith("readout.")
+    }
+    head = Logistic(task.arrays["weight"].astype(float), task.arrays["bias"].astype(float))
+    return ReadoutHead(Readout(VECTORS, arrays), head).eval().requires_grad_(False)
+
+
+def _on_grid(bundle: Bundle, volume: Volume, weights: Tensor, name: str) -> Volume:
+    """Patch weights [gz gy gx] as a smooth map on the voxels of the scan."""
+    patch = bundle.encoder.config.patch_voxels_zyx
+    size = [n * p for n, p in zip(weights.shape, patch, strict=True)]
+    smooth = F.interpolate(weights[None, None].float(), size=size, mode="trilinear")[0, 0]
+    z, y, x = volume.shape_zyx
+    heat = smooth[:z, :y, :x].numpy()
+    heat = heat / max(float(heat.max()), 1e-12)
+    step = {"step": name, "bundle": bundle.hash}
+    return volume.with_step(step, hu=heat.astype(np.float32))
+
+
+def montage(
+    hu: NDArray[np.int16], heat: Heat | None, spacing_mm_zyx: Zyx, *, n_slices: int = 8
+) -> bytes:
+    """Axial slices in the brain window from below to above; with a map, a second row shows it.
+
+    Radiological convention: anterior up, the patient's right on the left, marked R and L.
+
+    Args:
+        hu: canonical, [z y x].
+        heat: [z y x] in [0, 1], or none.
+        spacing_mm_zyx: mm, so that pixels have their true shape.
+        n_slices: columns.
+
+    Returns:
+        A PNG.
+    """
+    _, mm_y, mm_x = spacing_mm_zyx
+    rows = 1 if heat is None else 2
+    height = 1.35 * hu.shape[1] * mm_y / (hu.shape[2] * mm_x)
+    figure = Figure(figsize=(1.35 * n_slices, height * rows), facecolor="black", dpi=110)
+    axes = figure.subplots(rows, n_slices, squeeze=False)
+    figure.subplots_adjust(0, 0, 1, 1, 0.02, 0.02)
+    for column, z in enumerate(shown_slices(hu, n_slices)):
+        for row in range(rows):
+            axis = axes[row, column]
+            grey = radiological(BRAIN.apply(hu[z].astype(np.float32)))
+            axis.imshow(grey, cmap="gray", vmin=-1, vmax=1, aspect=mm_y / mm_x)
+            axis.set_axis_off()
+            if row and heat is not None:
+                warm = radiological(heat[z])
+                axis.imshow(
+                    warm, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * warm, aspect=mm_y / mm_x
+                )
+        for x, side in ((0.04, "R"), (0.96, "L")):
+            axes[0, column].text(
+                *(x, 0.96, side),
+                transform=axes[0, column].transAxes,
+                color="#dddddd",
+                fontsize=7,
+                va="top",
+                ha="left" if side == "R" else "right",
+            )
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", facecolor="black")
+    return picture.getvalue()
+
+
+def radiological(axial: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An axial slice [y x] of a canonical volume as people look at it: from the patient's feet."""
+    return axial[::-1, ::-1]
+
+
+def shown_slices(hu: NDArray[np.int16], n_slices: int) -> list[int]:
+    """Evenly spaced slices of the part of the grid that holds tissue, without its ends."""
+    inside = np.flatnonzero((hu > AIR_HU).mean(axis=(1, 2)) > 0.05)
+    low, high = (inside[0], inside[-1]) if len(inside) else (0, len(hu) - 1)
+    places = np.linspace(low, high, n_slices + 2)[1:-1]
+    return [int(z) for z in np.round(places)]

@@ -1,0 +1,192 @@
+"""EVAL/ (and what led to it) -> one self-contained HTML page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from headct import __version__
+from headct.atomic import write_text
+from headct.evaluate import figures
+from headct.evaluate.checklist import checklist
+from headct.evaluate.comparisons import MACRO
+from headct.evaluate.gallery import RULE, Panel, gallery
+from headct.evaluate.headline import HISTOGRAM, answers, between, lead_method, opening
+from headct.evaluate.history import Account, Pretraining, ingest_account, pretraining
+from headct.evaluate.results import Estimate, Results, Row, read_results
+from headct.evaluate.theme import colour, finding_name, method_name
+from headct.store.store import open_store
+
+TEMPLATE = "template.html.jinja"
+FEW_REFUSED = 60
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a report may draw on besides the evaluation; each is left out where not given.
+
+    Attributes:
+        store: its account of ingest; with `task` also scans to look at.
+        task: whose attention is shown.
+        bundle: the encoder of a probe task.
+        run: a pretraining run.
+    """
+
+    store: Path | None = None
+    task: Path | None = None
+    bundle: Path | None = None
+    run: Path | None = None
+
+
+def write_report(evaluation: Path, out: Path, sources: Sources) -> None:
+    """Write the report.
+
+    Raises:
+        UsageError: no evaluation, or a folder that is not what it should be.
+        MismatchError: the store, task and bundle do not belong together.
+    """
+    results = read_results(evaluation)
+    account = ingest_account(sources.store) if sources.store else None
+    run = pretraining(sources.run) if sources.run else None
+    panels: list[Panel] = []
+    if sources.store and sources.task:
+        panels = gallery(open_store(sources.store), sources.task, sources.bundle)
+    write_text(out, render(results, account, run, panels))
+
+
+def render(
+    results: Results,
+    account: Account | None = None,
+    run: Pretraining | None = None,
+    panels: Sequence[Panel] = (),
+) -> str:
+    """The page as text."""
+    lead = lead_method(results)
+    page = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page.filters |= {"area": area, "signed": signed, "p": p_text, "method": method_name}
+    page.filters |= {"finding": finding_name, "colour": colour, "percent": percent}
+    text = resources.files("headct.evaluate").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return page.from_string(text).render(
+        results=results,
+        lead=lead,
+        opening=opening(results, lead),
+        answers=answers(results, lead),
+        cards=_cards(results, lead),
+        pairs=_pairs(results),
+        figures=_figures(results),
+        operating=_operating(results, lead),
+        few=_few(results),
+        account=account,
+        few_refused=FEW_REFUSED,
+        run=run,
+        panels=panels,
+        panel_rule=RULE,
+        checklist=checklist(results, account, run),
+        provenance=_provenance(results),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+        macro=MACRO,
+        between=between,
+        site_title=figures.site_title,
+    )
+
+
+def _cards(results: Results, lead: str) -> list[Row]:
+    """The few numbers on top: macro AUROC of the lead method, and what it is above."""
+    cards: list[Row] = []
+    for site in results.sites:
+        found = results.metric(lead, site["site"], MACRO, "auroc")
+        cards.append({"label": f"macro AUROC, {figures.site_title(site)}", "found": found})
+    for floor in results.methods:
+        if floor in ("scratch-vit", HISTOGRAM):
+            for site in results.sites:
+                row = results.difference(lead, floor, site["site"])
+                if row and floor != lead:
+                    found = Estimate(row["difference"], row["lo"], row["hi"])
+                    where = "internal" if site["internal"] else "external"
+                    label = f"above {method_name(floor)}, {where}"
+                    cards.append({"label": label, "found": found, "difference": True})
+    return cards
+
+
+def _pairs(results: Results) -> list[tuple[str, str]]:
+    return [(a, b) for a, b in results.summary["compared"]]
+
+
+def _figures(results: Results) -> Row:
+    pairs = _pairs(results)
+    return {
+        "macro": figures.macro_figure(results),
+        "forest": figures.forest_figure(results),
+        "differences": figures.difference_figure(results, pairs) if pairs else None,
+        "labels": figures.label_figure(results),
+        "calibration": figures.calibration_figure(results),
+    }
+
+
+def _operating(results: Results, lead: str) -> list[Row]:
+    """Sensitivity and the rest at the fixed threshold, per finding and site."""
+    names = ("sensitivity", "specificity", "ppv", "npv", "prevalence")
+    thresholds = next(a["thresholds"] for a in results.summary["methods"] if a["method"] == lead)
+    return [
+        {
+            "finding": finding,
+            "threshold": thresholds.get(finding),
+            "sites": [
+                {name: results.metric(lead, site["site"], finding, name) for name in names}
+                for site in results.sites
+            ],
+        }
+        for finding in results.findings
+    ]
+
+
+def _few(results: Results) -> list[Row]:
+    rows = results.tables["label_efficiency"]
+    return [
+        row for row in rows if row["finding"] == MACRO and row["metric"] == "auroc" and row["k"]
+    ]
+
+
+def _provenance(results: Results) -> list[tuple[str, Any]]:
+    run = results.run
+    packages = ", ".join(f"{name} {version}" for name, version in run["packages"].items())
+    return [
+        ("headct", f"{run['headct']}, commit {run['git_commit'] or 'not in a checkout'}"),
+        ("Evaluation", f"{run['started']}, {results.summary['cpu_s']} CPU-s"),
+        ("Options", json.dumps(results.summary["config"])),
+        ("Python and system", f"{run['python']}, {run['system']}"),
+        ("Packages", packages),
+    ]
+
+
+def area(value: float) -> str:
+    """A number between 0 and 1 with three digits; a dash where there is none."""
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return f"{value:+.3f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def percent(value: float) -> str:
+    """A share as percent."""
+    return f"{100 * value:.0f} %" if math.isfinite(value) else "–"
+
+
+def p_text(value: float) -> str:
+    """A p value, not smaller than one can mean."""
+    if not math.isfinite(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
