@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headct.evaluate.comparisons import MACRO
-from headct.evaluate.results import Estimate, Results, Row
+from headct.evaluate.results import Results, Row
 from headct.evaluate.theme import method_name
 
 Verdict = Literal["better", "unclear", "worse", "noted"]
@@ -44,8 +44,8 @@ def opening(results: Results, lead: str) -> str:
     labels = next(a["n_train"] for a in results.summary["methods"] if a["method"] == lead)
     n_findings = max(len(site["in_macro"]) for site in results.sites)
     return (
-        f"{the(lead, start=True)}, with {labels} labelled training scans, reached a macro AUROC over "
-        f"{n_findings} findings of {' and '.join(parts)}."
+        f"{the(lead, start=True)}, with {labels} labelled training scans, reached a macro AUROC "
+        f"over {n_findings} findings of {' and '.join(parts)}."
     )
 
 

@@ -1,0 +1,185 @@
+"""Scans in, scores out, by the pipeline that evaluation used: ingest's checks, grid and head.
+
+A scan has the same score here and in predictions.parquet, to the last digit on a CPU. What ingest
+refuses is answered as not analysed, with the reason. No answer ever says "normal".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headct import __version__
+from headct.adapt.predictions import DECIMALS
+from headct.adapt.scoring import Score, scorer
+from headct.adapt.task import BUNDLE, TaskInfo, load_task
+from headct.dicom.index import index_paths
+from headct.dicom.pseudonym import Pseudonymizer, load_key
+from headct.dicom.reasons import Reason, Status
+from headct.ingest.criteria import Criteria
+from headct.ingest.pipeline import list_tasks
+from headct.ingest.series import Settings, process
+from headct.model.bundle import load_bundle
+
+SCOPE = "research use only, not a diagnosis; a finding that is not called is not ruled out"
+
+
+@dataclass(frozen=True)
+class FindingScore:
+    """Score of one finding in [0, 1]; `called` is None where the task has no threshold."""
+
+    finding: str
+    score: float
+    threshold: float | None
+    called: bool | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said about one input.
+
+    Attributes:
+        status: analysed, or not-analysed.
+        source: pseudonym of the input.
+        scan_id: pseudonym of the scan, the same as in a store made with the same key.
+        series_id: pseudonym of the series; empty for a file that is no DICOM series.
+        reason: why it was not analysed, as a code.
+        message: the same in words.
+        warnings: what ingest flagged, code and meaning.
+        findings: scores, in the order of the task.
+        seconds: from the files to the scores.
+        at: when, UTC.
+    """
+
+    status: str
+    source: str
+    scan_id: str = ""
+    series_id: str = ""
+    reason: str = ""
+    message: str = ""
+    warnings: tuple[tuple[str, str], ...] = ()
+    findings: tuple[FindingScore, ...] = ()
+    seconds: float = 0.0
+    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+class Predictor:
+    """A task ready to score scans; made by `load_predictor`.
+
+    Attributes:
+        info: of the task: findings, thresholds, hashes.
+    """
+
+    def __init__(self, info: TaskInfo, score: Score, key: bytes, criteria: Criteria) -> None:
+        self.info = info
+        self._score = score
+        self._settings = Settings(info.preprocessing, criteria, key)
+
+    def predict(self, paths: Sequence[Path]) -> Iterator[Answer]:
+        """Answers about everything in folders and files, as each is done.
+
+        Raises:
+            UsageError: a path is missing, or holds no DICOM and no NIfTI file.
+        """
+        names = Pseudonymizer(self._settings.key)
+        for task in list_tasks(index_paths(paths), names):
+            started = time.perf_counter()
+            outcome = process(self._settings, task)
+            hu_of = {str(row["scan_id"]): hu for hu, row in outcome.scans}
+            for item in outcome.items:
+                hu = hu_of.get(str(item["scan_id"]))
+                yield self._answer(item, hu, started)
+
+    def score_hu(self, hu: NDArray[np.int16]) -> tuple[FindingScore, ...]:
+        """Scores of one canonical volume [z y x]."""
+        scores = np.round(self._score(hu[None])[0], DECIMALS)
+        return tuple(
+            FindingScore(name, float(score), threshold, _called(float(score), threshold))
+            for name, score in zip(self.info.findings, scores, strict=True)
+            for threshold in [self.info.thresholds.get(name)]
+        )
+
+    def about(self) -> dict[str, Any]:
+        """What goes with every answer: scope, versions, hashes."""
+        return {
+            "scope": SCOPE,
+            "headct": __version__,
+            "method": self.info.method,
+            "bundle_hash": self.info.bundle_hash,
+            "preprocessing_hash": self.info.preprocessing.hash,
+            "preprocessing_version": self.info.preprocessing.version,
+            "threshold_specificity": self.info.threshold_specificity,
+        }
+
+    def _answer(self, item: dict[str, Any], hu: NDArray[np.int16] | None, started: float) -> Answer:
+        names = {"source": item["source"], "series_id": item["series"] or ""}
+        if hu is None:
+            message = item["message"] or _meaning(item["reason"])
+            return Answer("not-analysed", **names, reason=item["reason"], message=message)
+        findings = self.score_hu(hu)
+        return Answer(
+            "analysed",
+            **names,
+            scan_id=item["scan_id"],
+            warnings=tuple((flag, _meaning(flag)) for flag in item["flags"]),
+            findings=findings,
+            seconds=round(time.perf_counter() - started, 3),
+        )
+
+
+def load_predictor(
+    task: Path,
+    bundle: Path | None = None,
+    *,
+    key_file: Path | None = None,
+    criteria: Criteria | None = None,
+) -> Predictor:
+    """Load a task and its encoder.
+
+    Args:
+        task: folder made by `headct probe` or `headct finetune`.
+        bundle: the encoder that the task starts from; a fine-tuned task has its own.
+        key_file: key of the pseudonyms, as in `headct ingest`.
+        criteria: what is refused; the defaults of ingest where none.
+
+    Raises:
+        MismatchError: the bundle is not that of the task, or has another preprocessing.
+        CheckpointError: no task or bundle there, or a damaged one.
+        UsageError: a few-shot task, or one without an encoder and no bundle given.
+    """
+    loaded = load_task(task)
+    encoder = None if bundle is None else load_bundle(bundle)
+    own = load_bundle(task / BUNDLE) if (task / BUNDLE).is_dir() else None
+    for name, one in (("the bundle", encoder), ("the encoder of the task", own)):
+        if one is not None:
+            loaded.info.preprocessing.require_same(one.preprocessing, "the task", name)
+    score = scorer(loaded, encoder)
+    return Predictor(loaded.info, score, load_key(key_file), criteria or Criteria())
+
+
+def to_json(answer: Answer, about: dict[str, Any]) -> dict[str, Any]:
+    """An answer as plain values; every one carries scope and hashes."""
+    values = asdict(answer)
+    values["warnings"] = [{"code": code, "meaning": text} for code, text in answer.warnings]
+    return values | about
+
+
+def _called(score: float, threshold: float | None) -> bool | None:
+    return None if threshold is None else score >= threshold
+
+
+def _meaning(code: str) -> str:
+    return next((reason.meaning for reason in Reason if str(reason) == code), "")
+
+
+def was_skipped(answer: Answer) -> bool:
+    """Whether an input is of a kind that is never a scan: a note, a directory file, a report."""
+    kinds = {str(reason) for reason in Reason if reason.status == Status.SKIPPED}
+    return answer.reason in kinds
