@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from headct.adapt.batches import LabelledScans, LightAugment, lateral_pairs
+from headct.adapt.batches import LIGHT, LabelledScans, lateral_pairs
 from headct.adapt.embed import embed_source
 from headct.adapt.features import read_features
 from headct.adapt.finetune import FinetuneConfig, run_finetune
@@ -233,15 +233,15 @@ def test_a_flip_exchanges_findings_that_name_a_side(store, labels):
     assert lateral_pairs(["x", "bleed_left", "bleed_right", "y_left"]) == [(1, 2)]
     sided = labels.take(labels.positions("train"))
     object.__setattr__(sided, "findings", ("bleed_left", "bleed_right"))
-    scans = LabelledScans(store, sided, 16, 0, LightAugment(), torch.device("cpu"))
+    scans = LabelledScans(store, sided, 16, 0, LIGHT, torch.device("cpu"))
     read = scans.loader.read(0)
-    made = scans.make(read)
-    flipped = scans._draw(read.places)["flip"].numpy() > 0
+    made = scans.make(read, 0)
+    flipped = np.array([scans.maker.draw(*place)[0]["flip"][0] > 0 for place in read.places])
     assert 0 < flipped.sum() < 16
     values = sided.values[list(read.rows)]
     np.testing.assert_array_equal(made.labels[~flipped], values[~flipped])
     np.testing.assert_array_equal(made.labels[flipped], values[flipped][:, ::-1])
-    again = scans.make(read)
+    again = scans.make(read, 0)
     assert torch.equal(made.hu, again.hu)
 
 

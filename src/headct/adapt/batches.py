@@ -11,34 +11,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headct.config import Config
 from headct.store.labels import Labels
 from headct.store.store import Store
-from headct.views.augment import AugmentConfig, Cupping, Erase, Gain, MotionGhost, Noise, SkullBase
-from headct.views.batch import swap_lateralised
-from headct.views.crop import PoseConfig, cut, place_globals
-from headct.views.draws import generator
+from headct.views.augment import AugmentConfig, Cupping, Erase, MotionGhost, SkullBase
+from headct.views.batch import ViewMaker, ViewsConfig, swap_lateralised
+from headct.views.crop import CropConfig, PoseConfig
 from headct.views.loader import ScanBatch, ScanLoader
+from headct.views.mask import MaskConfig
 from headct.views.spread import Kernel, SliceThickness
-from headct.volume.preprocessing import Preprocessing
 
-
-class LightAugment(Config):
-    """Augmentation of labelled scans: whole volumes, small moves, what scanners differ in."""
-
-    pose: PoseConfig = PoseConfig(rotation_lr_deg=0, rotation_deg=0, zoom=0.05, shift_mm=6)
-    """Whole-volume moves; without rotation they are one small matrix per axis."""
-    scanner: AugmentConfig = AugmentConfig(
-        gain=Gain(),
+LIGHT = ViewsConfig(
+    crop=CropConfig(n_global=1, n_local=0, global_fraction=(1.0, 1.0)),
+    pose=PoseConfig(rotation_lr_deg=0, rotation_deg=0, zoom=0.05, shift_mm=6),
+    augment=AugmentConfig(
         kernel=Kernel(probability=0.3),
         slice_thickness=SliceThickness(probability=0.3),
         cupping=Cupping(probability=0.2),
         skull_base=SkullBase(probability=0.2),
         motion_ghost=MotionGhost(probability=0.0),
-        noise=Noise(),
         erase=Erase(probability=0.0),
-    )
-    """What another scanner would have done to the HU."""
+    ),
+    mask=MaskConfig(ratio=(0.0, 0.0)),
+)
+"""Augmentation of labelled scans: the whole volume, moved a little, as another scanner shows it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,41 +70,33 @@ class LabelledScans:
         labels: Labels,
         batch: int,
         seed: int,
-        augment: LightAugment,
+        augment: ViewsConfig,
         device: torch.device,
     ) -> None:
-        self.labels, self.seed, self.augment, self.device = labels, seed, augment, device
-        self.preprocessing: Preprocessing = store.preprocessing
+        self.labels, self.seed, self.device = labels, seed, device
         self.pairs = lateral_pairs(labels.findings)
         self.loader = ScanLoader(_Rows(store, labels), batch, seed)
-        shape, spacing = store.preprocessing.shape_zyx, store.preprocessing.spacing_mm_zyx
-        self.bank = augment.scanner.noise.bank(shape, spacing).to(device)
+        patch = store.preprocessing.shape_zyx  # tokens are chosen by the net
+        self.maker = ViewMaker(augment, store.preprocessing, patch, _no_tokens, seed)
 
     @contextmanager
     def batches(self, first_step: int, last_step: int) -> Iterator[Iterator[LabelledBatch]]:
         """Batches of the steps first..last - 1, read ahead while they are used."""
         with self.loader.reading(first_step, last_step) as scans:
-            yield (self.make(batch) for batch in scans)
+            numbered = enumerate(scans, first_step)
+            yield (self.make(batch, step) for step, batch in numbered)
 
-    def make(self, scans: ScanBatch) -> LabelledBatch:
+    def make(self, scans: ScanBatch, step: int) -> LabelledBatch:
         """Augment the scans of a step; each by its place in the data order."""
-        drawn = self._draw(scans.places)
-        shape, spacing = self.preprocessing.shape_zyx, self.preprocessing.spacing_mm_zyx
-        at = place_globals(drawn, shape, shape, spacing)
-        hu = torch.from_numpy(scans.hu).to(self.device).float()
-        spread = self.augment.scanner.spread(drawn, at)
-        views = cut(hu, at, spread, rotates=self.augment.pose.rotates)
-        views = self.augment.scanner.apply(views, drawn, at, self.bank)
+        hu = torch.from_numpy(scans.hu).to(self.device)
+        views = self.maker.make(hu, scans.places, step, with_locals=False)
         labels = torch.from_numpy(self.labels.values[list(scans.rows)]).to(self.device)
-        return LabelledBatch(views, swap_lateralised(labels, drawn["flip"] > 0, self.pairs))
+        flipped = views.flipped[:, 0]
+        return LabelledBatch(views.globals_hu[:, 0], swap_lateralised(labels, flipped, self.pairs))
 
-    def _draw(self, places: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        rows = []
-        for place in places:
-            rng = generator(self.seed, "views", *place)
-            rows.append(self.augment.pose.draw(rng, 1) | self.augment.scanner.draw(rng, 1))
-        stacked = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        return {name: torch.from_numpy(v).to(self.device) for name, v in stacked.items()}
+
+def _no_tokens(views_hu: Tensor) -> Tensor:
+    return torch.zeros((len(views_hu), 1), dtype=torch.long, device=views_hu.device)
 
 
 class _Rows:

@@ -1,20 +1,18 @@
-"""The body of `headct embed`: a store, or one series, -> a feature table."""
+"""The body of `headct embed`: a store, or files on their way through one, -> a feature table."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-
-import numpy as np
 
 from headct.adapt.features import FeatureTable, tabulate, write_features
 from headct.adapt.scoring import featuriser
-from headct.dicom.pseudonym import Pseudonymizer, load_key
-from headct.errors import UsageError
+from headct.dicom.reasons import Status
+from headct.errors import Refusal, UsageError
+from headct.ingest.pipeline import Tally, ingest
 from headct.model.embed import Bundle
 from headct.store.layout import STORE_JSON
 from headct.store.store import Store, open_store
-from headct.volume.canonical import to_canonical
-from headct.volume.read import read_series
 
 
 def embed_source(
@@ -25,53 +23,53 @@ def embed_source(
     *,
     init_seed: int = 0,
     key: Path | None = None,
-) -> None:
-    """Write the feature table of a store, or of one DICOM series or NIfTI file.
+) -> Tally | None:
+    """Write the feature table of a store, or of DICOM and NIfTI files.
+
+    Files go through the same ingest as an archive, into a store that is not kept: the same checks,
+    the same names, the same voxels.
 
     Args:
-        source: store, DICOM folder or file, NIfTI file.
+        source: store, folder of anything, DICOM or NIfTI file.
         out: Parquet file to write.
         kind: encoder, random-init, histogram or blocks.
         bundle: the encoder; of random-init its architecture; None for the others.
         init_seed: of the weights of random-init.
-        key: key file for the name of a series that is in no store.
+        key: key file of the pseudonyms of files.
+
+    Returns:
+        What ingest said about files; None for a store.
 
     Raises:
         MismatchError: the bundle wants another preprocessing than the store has.
-        Refusal: the series is not a head CT that can be read.
+        Refusal: no file is a head CT that can be read.
         UsageError: a floor of files: without a bundle no grid is known.
     """
     if (source / STORE_JSON).is_file():
-        table = _embed_store(open_store(source), kind, bundle, init_seed)
-    elif bundle is None:
+        write_features(out, _embed(open_store(source), kind, bundle, init_seed))
+        return None
+    if bundle is None:
         raise UsageError("a floor wants a store", remedy="run `headct ingest` first")
-    else:
-        table = _embed_series(source, kind, bundle, init_seed, load_key(key))
-    write_features(out, table)
+    with tempfile.TemporaryDirectory(prefix="headct-embed-") as folder:
+        tally = ingest([source], Path(folder), bundle.preprocessing, key_file=key)
+        store = open_store(folder)
+        if not len(store):
+            raise _nothing_taken(tally)
+        write_features(out, _embed(store, kind, bundle, init_seed))
+    return tally
 
 
-def _embed_store(store: Store, kind: str, bundle: Bundle | None, init_seed: int) -> FeatureTable:
+def _nothing_taken(tally: Tally) -> Refusal:
+    reasons = [reason for status, reason in tally.reasons if status == Status.REFUSED]
+    return Refusal(
+        f"no head CT among {tally.n_seen} inputs: {', '.join(sorted(reasons)) or 'none readable'}",
+        remedy="see docs/reference/reason-codes.md",
+    )
+
+
+def _embed(store: Store, kind: str, bundle: Bundle | None, init_seed: int) -> FeatureTable:
     if bundle is not None:
         bundle.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
     featurise = featuriser(kind, store.preprocessing.spacing_mm_zyx, bundle, init_seed)
     bundle_hash = "" if bundle is None else bundle.hash
     return tabulate(store, featurise, source=kind, bundle_hash=bundle_hash, init_seed=init_seed)
-
-
-def _embed_series(
-    source: Path, kind: str, bundle: Bundle, init_seed: int, key: bytes
-) -> FeatureTable:
-    volume = to_canonical(read_series(source), bundle.preprocessing)
-    featurise = featuriser(kind, bundle.preprocessing.spacing_mm_zyx, bundle, init_seed)
-    name = np.array([Pseudonymizer(key).source_id(source.resolve())], dtype=object)
-    nobody = np.array([""], dtype=object)
-    return FeatureTable(
-        scan_id=name,
-        patient_id=nobody,
-        study_id=nobody,
-        vectors=featurise(volume.hu[None].astype(np.int16)),
-        source=kind,
-        bundle_hash=bundle.hash,
-        preprocessing_hash=bundle.preprocessing.hash,
-        init_seed=init_seed,
-    )

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headct.adapt.batches import LabelledBatch, LabelledScans, LightAugment
+from headct.adapt.batches import LIGHT, LabelledBatch, LabelledScans
 from headct.config import Config
 from headct.errors import MismatchError
 from headct.progress import tracking
@@ -23,6 +23,7 @@ from headct.train.hooks import MetricsWriter, show_progress, trim_metrics
 from headct.train.loop import Hook, LoopConfig, StepRecord, TrainState, fit
 from headct.train.optim import OptimConfig, make_optimizer
 from headct.train.runtime import Precision, Runtime, StopRequest
+from headct.views.batch import ViewsConfig
 
 LINES_OF_METRICS = 60
 METRICS = "metrics.jsonl"
@@ -49,7 +50,7 @@ class SuperviseConfig(Config):
     """Weight of a positive is (absent / present) to this power, at most 10."""
     average_decay: float = Field(default=0.99, ge=0, lt=1)
     """Of the moving average of the weights, which is what is kept."""
-    augment: LightAugment = LightAugment()
+    augment: ViewsConfig = LIGHT
     """How scans are changed before every step."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware multiplies it."""

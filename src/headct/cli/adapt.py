@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from headct.config import Config, apply_overrides, check
 from headct.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from headct.store.store import Store
 
 
+C = TypeVar("C", bound=Config)
 RECIPES = "headct.adapt.recipes"
 
 
@@ -88,7 +90,11 @@ def embed(
 
     encoder = load_bundle(bundle) if bundle is not None else None
     kind = str(floor) if floor else "encoder" if random_init is None else "random-init"
-    embed_source(source, out, kind, encoder, init_seed=random_init or 0, key=key)
+    tally = embed_source(source, out, kind, encoder, init_seed=random_init or 0, key=key)
+    if tally is not None:
+        typer.echo(f"{tally.n_seen} seen = {tally}")
+    if tally is not None and tally.statuses["refused"]:
+        raise typer.Exit(1)
 
 
 def probe(
@@ -109,9 +115,8 @@ def probe(
     """
     from headct.adapt.features import read_features
     from headct.adapt.probe import ProbeConfig, run_probe
-    from headct.config import load_recipe
 
-    config = load_recipe("probe", ProbeConfig, settings or (), builtin=RECIPES)
+    config = _configured(ProbeConfig, settings or [])
     opened, known = _labelled(store, labels, key, findings, allow_missing, seed)
     table = read_features(features)
     preprocessing = opened.preprocessing
@@ -139,10 +144,9 @@ def fewshot(
     """
     from headct.adapt.features import read_features
     from headct.adapt.fewshot import FewshotConfig, run_fewshot
-    from headct.config import load_recipe
 
-    settings = [*(settings or []), *([f"shots=[{shots}]"] if shots else [])]
-    config = load_recipe("fewshot", FewshotConfig, settings, builtin=RECIPES)
+    chosen = [f"shots=[{shots}]"] if shots else []
+    config = _configured(FewshotConfig, [*(settings or []), *chosen])
     opened, known = _labelled(store, labels, key, findings, allow_missing, seed)
     table = read_features(features)
     _say(run_fewshot(table, known, opened.preprocessing, out, config, seed=seed))
@@ -186,6 +190,13 @@ def finetune(
     opened, known = _labelled(store, labels, key, findings, allow_missing, seed)
     start = Start(kind, load_bundle(bundle) if bundle else None)
     _say(run_finetune(opened, known, start, out, config, n_labels=n_labels, seed=seed))
+
+
+def _configured(model: type[C], settings: list[str]) -> C:
+    """A config with its defaults and what --set says."""
+    values: dict[str, Any] = {}
+    apply_overrides(values, settings)
+    return check(values, model, "--set")
 
 
 def _labelled(
