@@ -86,12 +86,15 @@ def lost(settings: Settings, task: Task) -> Outcome:
 
 
 def _item(settings: Settings, task: Task, answer: Item) -> Item:
-    series = None
-    if isinstance(task.content, SeriesFiles) and task.content.series_uid:
-        series = Pseudonymizer(settings.key).series_id(task.content.series_uid)
+    series, study = None, None
+    if isinstance(task.content, SeriesFiles):
+        names, content = Pseudonymizer(settings.key), task.content
+        series = names.series_id(content.series_uid) if content.series_uid else None
+        study = names.study_id(content.study_uid) if content.study_uid else None
     item: Item = {
         "source": task.source,
         "series": series,
+        "study": study,
         "status": "",
         "reason": None,
         "message": "",
