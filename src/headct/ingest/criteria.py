@@ -24,6 +24,7 @@ DECIDABLE = frozenset(reason for reason in Reason if reason.status == Status.FLA
     Reason.IMPLAUSIBLE_HU,
     Reason.NOT_HEAD,
     Reason.NO_BRAIN,
+    Reason.NOT_AXIAL,
     Reason.OTHER_BODY_PART,
 }
 """Reasons about a volume that could be taken all the same; the others leave nothing to take."""
@@ -33,10 +34,10 @@ class Criteria(Config):
     """Which reasons refuse, flag or are passed over; without a word the reason's own status holds.
 
     By default a skull without a brain (a phantom) is flagged, so that quality-control scans come
-    through, and slices that are not axial are refused.
+    through.
     """
 
-    refuse: tuple[str, ...] = (Reason.NOT_AXIAL,)
+    refuse: tuple[str, ...] = ()
     """Reason codes that refuse a series."""
     flag: tuple[str, ...] = (Reason.NO_BRAIN,)
     """Reason codes that are recorded as a warning."""

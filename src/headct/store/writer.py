@@ -137,6 +137,10 @@ class StoreWriter:
         self._pending_items.extend(items)
         self._flush_when_full()
 
+    def record(self, item: dict[str, Any]) -> None:
+        """Add one line of items.jsonl alone; it is on disk after the next flush."""
+        self.add([item])
+
     def _take(self, hu: NDArray[np.int16], row: dict[str, Any]) -> bool:
         self._require_open()
         if hu.shape != self.preprocessing.shape_zyx or hu.dtype != np.int16:

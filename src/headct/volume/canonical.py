@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -83,27 +81,31 @@ def to_native(volume: Volume) -> Volume:
         raise GeometryError("the volume has no canonical step in its provenance")
     native = np.asarray(step["native_affine_zyx"]).reshape(4, 4)
     matrix = np.linalg.inv(volume.affine_zyx) @ native
-    out = _interpolate(volume.hu.astype(np.float32), matrix, step["native_shape_zyx"], AIR_HU)
-    return volume.with_step({"step": "native"}, hu=out, affine_zyx=native)
-
-
-def _interpolate(
-    values: NDArray[Any], matrix: NDArray[np.float64], shape: Any, outside: float
-) -> NDArray[np.float32]:
-    out = np.empty(tuple(shape), np.float32)
-    return ndimage.affine_transform(
-        values,
+    out = np.empty(tuple(step["native_shape_zyx"]), np.float32)
+    ndimage.affine_transform(
+        volume.hu.astype(np.float32),
         matrix[:3, :3],
         matrix[:3, 3],
         output_shape=out.shape,
         output=out,
         order=1,
         mode="grid-constant",
-        cval=outside,
+        cval=AIR_HU,
     )
+    return volume.with_step({"step": "native"}, hu=out, affine_zyx=native)
 
 
 def _kept(head: Head, target: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Target voxels in the head or next to it; table and holder are not."""
     matrix = np.linalg.inv(head.affine_zyx) @ target
-    return _interpolate(head.surround.astype(np.float32), matrix, shape, 0.0) > 0.25
+    return np.asarray(
+        ndimage.affine_transform(
+            head.surround.view(np.uint8),
+            matrix[:3, :3],
+            matrix[:3, 3],
+            output_shape=shape,
+            order=0,
+            mode="grid-constant",
+            cval=0,
+        ).astype(bool)
+    )

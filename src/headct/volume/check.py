@@ -17,6 +17,8 @@ AIR_HU_OK = (-1050.0, -940.0)
 AIR_HU_POSSIBLE = (-1100.0, -700.0)
 LEAST_AIR_FRACTION = 0.02
 LEAST_CAVITY_CM3 = 30.0
+LEAST_TISSUE_HU = -120.0
+"""Below fat."""
 WIDEST_HEAD_MM = 280.0
 BRAIN_RANGE_HU = (-20.0, 110.0)
 LEAST_BRAIN_FRACTION = 0.5
@@ -75,10 +77,12 @@ def _check_skull(head: Head) -> Fault | None:
     width_mm = head.size_mm_zyx[2]
     if width_mm > WIDEST_HEAD_MM:
         return Reason.NOT_HEAD, f"{width_mm:.0f} mm wide"
-    cavity_cm3 = float(head.cavity.sum()) * head.voxel_cm3
-    if cavity_cm3 < LEAST_CAVITY_CM3:
-        return Reason.NOT_HEAD, "no skull around a brain"
-    return None
+    if float(head.cavity.sum()) * head.voxel_cm3 >= LEAST_CAVITY_CM3:
+        return None
+    tissue_hu = float(np.median(head.hu[head.mask]))
+    if tissue_hu < LEAST_TISSUE_HU:
+        return Reason.IMPLAUSIBLE_HU, f"tissue is at {tissue_hu:.0f} HU"
+    return Reason.NOT_HEAD, "no skull around a brain"
 
 
 def _check_brain(head: Head) -> Fault | None:
