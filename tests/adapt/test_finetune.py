@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 
 import numpy as np
@@ -22,54 +21,13 @@ from headct.adapt.supervise import Averaged, known_label_loss, positive_weights
 from headct.adapt.task import load_task
 from headct.errors import MismatchError, UsageError
 from headct.model.bundle import load_bundle, save_bundle
-from headct.model.encoder import EncoderConfig, ViT3D
+from headct.model.encoder import ViT3D
 from headct.store.labels import read_labels
 from headct.store.store import open_store
-from headct.store.writer import StoreWriter
-from headct.volume.preprocessing import Preprocessing
 
-GRID = Preprocessing(shape_zyx=(16, 16, 16), spacing_mm_zyx=(10.0, 10.0, 10.0))
-TINY = EncoderConfig(
-    width=24,
-    depth=2,
-    heads=2,
-    mlp_ratio=2,
-    patch_voxels_zyx=(4, 4, 4),
-    spacing_mm_zyx=GRID.spacing_mm_zyx,
-    n_tokens=40,
-    n_registers=1,
-)
-N = 40
+from .conftest import GRID, TINY
+
 CONFIG = FinetuneConfig(steps=6, batch=4, checkpoint_every=2, precision="fp32", threads=1)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A store of tiny heads, some with a bright clot; a bundle; labels."""
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = []
-    with StoreWriter(folder / "store", GRID, shard_scans=16) as writer:
-        for i in range(N):
-            hu = rng.normal(30, 4, GRID.shape_zyx)
-            present = int(i % 3 == 0)
-            hu[4:8, 4:8, 4:8] += 40 * present
-            row = {
-                "scan_id": f"c-{i}",
-                "patient_id": f"p-{i}",
-                "study_id": f"s-{i}",
-                "series_id": f"e-{i}",
-                "status": "accepted",
-                "affine_zyx": np.eye(4),
-            }
-            writer.append(hu.astype(np.int16), row)
-            split = ("train", "train", "tune", "test")[i % 4]
-            rows.append([f"c-{i}", split, present, "" if i == 5 else int(rng.random() < 0.5)])
-    with (folder / "labels.csv").open("w", newline="") as handle:
-        csv.writer(handle).writerows([["scan_id", "split", "clot", "coin"], *rows])
-    torch.manual_seed(0)
-    save_bundle(folder / "bundle", ViT3D(TINY), GRID)
-    return folder
 
 
 @pytest.fixture(scope="module")

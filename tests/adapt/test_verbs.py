@@ -1,0 +1,111 @@
+"""The verbs of adaptation through a command line, on a store of tiny scans."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from headct.cli import adapt
+from headct.errors import HeadctError
+
+app = typer.Typer()
+adapt.register(app)
+
+
+def headct(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(*arguments):
+    answer = headct(*arguments)
+    assert answer.exit_code == 0, answer.output
+    return answer
+
+
+@pytest.fixture(scope="session")
+def features(world):
+    done("embed", world / "store", "--bundle", world / "bundle", "--out", world / "f.parquet")
+    return world / "f.parquet"
+
+
+def given(world):
+    return ("--store", world / "store", "--labels", world / "labels.csv")
+
+
+def test_probe_and_fewshot_from_one_table(world, features, tmp_path):
+    answer = done("probe", *given(world), "--features", features, "--out", tmp_path / "probe")
+    assert "clot" in answer.stdout
+    done(
+        "fewshot",
+        *given(world),
+        "--features",
+        features,
+        "--shots",
+        "2,4",
+        "--out",
+        tmp_path / "few",
+    )
+    for name, method in (("probe", "probe"), ("few", "fewshot")):
+        predictions = pq.read_table(tmp_path / name / "predictions.parquet")
+        assert set(predictions["method"].to_pylist()) == {method}
+        run = json.loads((tmp_path / name / "run.json").read_text())
+        assert run["verb"] == method
+        assert str(tmp_path) not in json.dumps(run)
+
+
+@pytest.mark.parametrize("source", ["histogram", "blocks", "random-init"])
+def test_floors_are_probed_under_their_own_name(world, tmp_path, source):
+    how = ["--floor", source]
+    if source == "random-init":
+        how = ["--bundle", world / "bundle", "--random-init", 3]
+    done("embed", world / "store", *how, "--out", tmp_path / "f.parquet")
+    out = tmp_path / "task"
+    done("probe", *given(world), "--features", tmp_path / "f.parquet", "--out", out)
+    assert json.loads((out / "task.json").read_text())["method"] == f"probe-{source}"
+
+
+def test_finetune_with_settings(world, tmp_path):
+    few = ["--set", "steps=2", "--set", "batch=2", "--set", "threads=1", "--findings", "clot"]
+    done("finetune", *given(world), "--bundle", world / "bundle", *few, "--out", tmp_path / "t")
+    info = json.loads((tmp_path / "t" / "task.json").read_text())
+    assert info["findings"] == ["clot"]
+    assert "steps = 2" in (tmp_path / "t" / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("embed", "S", "--out", "f"), "give --bundle or --floor"),
+        (("embed", "S", "--out", "f", "--floor", "blocks", "--random-init", 1), "--random-init"),
+        (("finetune", "--store", "S", "--labels", "L", "--out", "t"), "give --bundle or"),
+        (("probe", "--features", "F", *("--set", "n_fold=3")), "did you mean n_folds"),
+        (("fewshot", "--features", "F", "--shots", "5,x"), "shots"),
+        (("probe", "--features", "F", "--findings", "edh"), "no column for edh"),
+        (("probe", "--features", "F", "--n-labels", 500), "has 20"),
+    ],
+)
+def test_wrong_use_is_said_and_nothing_is_written(world, features, tmp_path, arguments, fault):
+    known = {"S": world / "store", "L": world / "labels.csv", "F": features}
+    out = tmp_path / "out"
+    arguments = [known.get(a, out if a in ("f", "t") else a) for a in arguments]
+    if arguments[0] in ("probe", "fewshot"):
+        arguments += [*given(world), "--out", out]
+    answer = headct(*arguments)
+    assert isinstance(answer.exception, HeadctError)
+    assert fault in str(answer.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_of_refused_scans_are_counted_on_stderr(world, features, tmp_path):
+    table = (world / "labels.csv").read_text()
+    (world / "store" / "items.jsonl").write_text(
+        '{"status": "refused", "scan_id": null, "study": "c-refused"}\n'
+    )
+    (tmp_path / "l.csv").write_text(table + "c-refused,test,1,0\n")
+    given = ("--store", world / "store", "--labels", tmp_path / "l.csv")
+    answer = done("probe", *given, "--features", features, "--out", tmp_path / "t")
+    assert "1 rows left out: ingest refused their scans" in answer.stderr
