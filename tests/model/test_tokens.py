@@ -94,8 +94,8 @@ def test_saturated_voxels_are_exactly_at_the_ends() -> None:
 
 def test_selection_keeps_the_head_with_its_sinus_and_drops_the_table() -> None:
     hu = head_in_air()[None]
-    keep = select_head_tokens(hu, 80, (8, 8, 8))
-    assert keep.shape == (1, 80)
+    keep = select_head_tokens(hu, 90, (8, 8, 8))
+    assert keep.shape == (1, 90)
     kept = torch.zeros(288, dtype=torch.bool)
     kept[keep[0]] = True
     tissue = gather_patches((hu > -500).float(), (8, 8, 8)).mean(-1)[0].view(6, 8, 6)

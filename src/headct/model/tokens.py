@@ -160,8 +160,9 @@ def window_tensors(windows: Sequence[Window], device: torch.device) -> tuple[Ten
 def select_head_tokens(hu: Tensor, n_tokens: int, patch_zyx: ZyxInt) -> Tensor:
     """The n most head-like patches of each scan, so that batches are rectangular.
 
-    Likeness is the share of tissue in the patch plus that of its 26 neighbours, less a little
-    for the distance from the head's centre of mass: air in sinuses is kept, the table goes.
+    Likeness is the share of tissue in the patch plus that around it (27 patches), less its depth
+    below the centre of mass: air in sinuses is kept, the neck goes before the vertex, and what is
+    left of a table goes first.
 
     Args:
         hu: [b z y x], any number type.
@@ -176,18 +177,15 @@ def select_head_tokens(hu: Tensor, n_tokens: int, patch_zyx: ZyxInt) -> Tensor:
     n_tokens = min(n_tokens, tissue.shape[1])
     with_rim = F.pad(torch.unflatten(tissue, 1, grid)[:, None], (1, 1, 1, 1, 1, 1))
     around = F.avg_pool3d(with_rim, 3, stride=1)
-    likeness = tissue + around.flatten(1) - 0.1 * _distance_from_centre(tissue, grid)
+    likeness = tissue + around.flatten(1) - _below_centre(tissue, grid)
     order = likeness.argsort(dim=1, descending=True, stable=True)
     kept: Tensor = order[:, :n_tokens].sort(dim=1).values
     return kept
 
 
-def _distance_from_centre(tissue: Tensor, grid: ZyxInt) -> Tensor:
-    """Distance of each patch from the centre of mass of its scan, as a share of the grid: [b g]."""
+def _below_centre(tissue: Tensor, grid: ZyxInt) -> Tensor:
+    """How far each patch is below the centre of mass of its scan, as a share of the grid: [b g]."""
     index = torch.arange(tissue.shape[1], device=tissue.device)
-    cells = torch.stack(unravel(index, grid), dim=-1).float()
-    cells = cells / torch.tensor(grid, device=tissue.device)
-    total = tissue.sum(dim=1, keepdim=True).clamp(min=1e-6)
-    centre = (tissue / total) @ cells  # [b 3]
-    distance: Tensor = torch.linalg.vector_norm(cells[None] - centre[:, None], dim=-1)
-    return distance
+    height = unravel(index, grid)[0].float() / grid[0]
+    centre = (tissue @ height) / tissue.sum(dim=1).clamp(min=1e-6)
+    return (centre[:, None] - height).clamp(min=0.0)
