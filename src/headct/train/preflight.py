@@ -61,7 +61,7 @@ def require_same_recipe(folder: Path, recipe: PretrainRecipe) -> None:
                 f"{folder.name} holds a run of another recipe; different: {', '.join(keys[:8])}",
                 remedy="give the recipe and --set of that run to go on, or another --out",
             )
-    elif folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
+    elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise UsageError(
             f"{folder.name} is not empty and holds no run", remedy="give an empty folder as --out"
         )

@@ -100,6 +100,7 @@ def pretrain(
         runtime = stack.enter_context(start_runtime(recipe.precision, threads))
         run = PretrainRun(recipe, store, folder, runtime)
         require_same_recipe(folder, recipe)
+        runtime.barrier()  # all have looked at RUN before the main rank writes there
         if runtime.is_main:
             stack.enter_context(only_writer(folder))
         stop = stack.enter_context(StopRequest().listening())

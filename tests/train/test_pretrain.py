@@ -1,0 +1,317 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from headct.config import load_recipe
+from headct.errors import CheckpointError, HeadctError, MismatchError, StoreError, UsageError
+from headct.model.bundle import load_bundle
+from headct.run import read_jsonl
+from headct.store.lock import WriterLock
+from headct.train import pretrain as module
+from headct.train.checkpoint import latest_checkpoint
+from headct.train.pretrain import pretrain
+from headct.train.recipe import PretrainRecipe
+from headct.volume.preprocessing import Preprocessing
+
+from .tiny import GRID, make_store, recipe
+
+VARYING = {"scans_per_s"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("stores") / "store")
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
+    """A run without interruption."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    outcome = pretrain(recipe(), store, folder, threads=1)
+    assert (outcome.status, outcome.step, outcome.seen_scans) == ("finished", 12, 48)
+    return folder
+
+
+def losses(folder):
+    rows = read_jsonl(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in VARYING} for row in rows]
+
+
+def last_state(folder):
+    return latest_checkpoint(folder / "checkpoints").tensors
+
+
+def assert_same_run(one, other):
+    assert losses(one) == losses(other)
+    a, b = last_state(one), last_state(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    weights = [load_file(folder / "bundle" / "encoder.safetensors") for folder in (one, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def stop_after(step, monkeypatch):
+    """A run that is asked to stop, as by a signal, after a step."""
+
+    class Request(module.StopRequest):
+        calls = 0
+
+        def __call__(self):
+            self.calls += 1
+            return self.calls >= step
+
+    monkeypatch.setattr(module, "StopRequest", Request)
+
+
+def test_the_run_folder_holds_what_the_design_says(whole):
+    names = {path.name for path in whole.iterdir()} - {".lock"}
+    assert names == {
+        "config.toml",
+        "run.json",
+        "events.jsonl",
+        "metrics.jsonl",
+        "checkpoints",
+        "panels",
+        "bundle",
+    }
+    assert load_recipe(whole / "config.toml", PretrainRecipe) == recipe()
+    assert json.loads((whole / "run.json").read_text())["seed"] == 3
+    assert [p.name for p in sorted((whole / "panels").iterdir())] == [
+        "step-00000006.png",
+        "step-00000012.png",
+    ]
+    assert [row["event"] for row in read_jsonl(whole / "events.jsonl")] == ["started", "finished"]
+    assert len(list((whole / "checkpoints").iterdir())) == 2
+
+
+def test_both_objectives_are_in_the_run_and_logged(whole):
+    rows = losses(whole)
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert "lat_loss" not in rows[0]
+    assert {
+        "mae_loss",
+        "lat_loss",
+        "cls_loss",
+        "cls_std",
+        "effective_rank",
+        "lr",
+        "momentum",
+        "gradient_norm",
+    } <= rows[-1].keys()
+    assert rows[-1]["mae_loss"] < rows[0]["mae_loss"]
+
+
+def test_the_bundle_is_the_teacher_and_works(whole, store):
+    bundle = load_bundle(whole / "bundle")
+    assert bundle.preprocessing.hash == GRID.hash
+    state = last_state(whole)
+    for name, weight in bundle.encoder.state_dict().items():
+        assert torch.equal(weight, state[f"module.teacher.{name}"]), name
+    provenance = json.loads((whole / "bundle" / "bundle.json").read_text())["provenance"]
+    assert (provenance["steps"], provenance["seen_scans"], provenance["weights"]) == (
+        12,
+        48,
+        "teacher",
+    )
+    hu = module.open_store(store).read_hu([0, 1])
+    assert torch.isfinite(bundle.encode_hu(torch.from_numpy(hu)).cls).all()
+
+
+@pytest.mark.parametrize("step", [1, 5, 11])
+def test_stopped_and_gone_on_is_bitwise_the_uninterrupted_run(
+    whole, store, tmp_path, monkeypatch, step
+):
+    with monkeypatch.context() as patch:
+        stop_after(step, patch)
+        stopped = pretrain(recipe(), store, tmp_path / "run", threads=1)
+    assert (stopped.status, stopped.step) == ("stopped", step)
+    assert not (tmp_path / "run" / "bundle").exists()
+    assert pretrain(recipe(), store, tmp_path / "run", threads=1).status == "finished"
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_from_an_older_checkpoint_it_is_the_same_run(whole, store, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop_after(8, patch)
+        pretrain(recipe(), store, tmp_path / "run", threads=1)
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-100])
+    pretrain(recipe(), store, tmp_path / "run", threads=1)
+    assert "trying the one before" in capsys.readouterr().err
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_finished_run_is_left_alone(whole, store):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    assert pretrain(recipe(), store, whole, threads=1).status == "was-finished"
+    after = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    assert {p for p in before if before[p] != after[p]} <= {whole / ".lock"}
+
+
+def test_killed_before_the_bundle_only_the_bundle_is_made(whole, store, tmp_path, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_bundle", die)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(recipe(), store, tmp_path / "run", threads=1)
+    assert pretrain(recipe(), store, tmp_path / "run", threads=1).status == "finished"
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_micro_batches_learn_from_the_same_scans(store, tmp_path):
+    split = recipe(
+        steps=2,
+        accumulate=2,
+        views={"pose": {"zoom": 0}},
+        objective={
+            "cls": {"weight": 0},
+            "lat": {"weight": 0},
+            "decoder": {"width": 24, "heads": 2, "depth": 1},
+        },
+    )
+    outcome = pretrain(split, store, tmp_path / "run", threads=1)
+    assert outcome.seen_scans == 8
+
+
+def refused(error: type[HeadctError], match: str, *arguments):
+    with pytest.raises(error, match=match):
+        pretrain(*arguments, threads=1)
+
+
+def test_another_recipe_into_the_same_run_is_an_error(whole, store):
+    refused(
+        MismatchError,
+        "different: optim.lr, steps",
+        recipe(steps=13, optim={"lr": 0.5}),
+        store,
+        whole,
+    )
+
+
+def test_what_is_only_recorded_may_change(whole, store):
+    changed = recipe(record={"checkpoint_every": 100})
+    assert pretrain(changed, store, whole, threads=1).status == "was-finished"
+
+
+def test_another_store_into_the_same_run_is_an_error(whole, tmp_path):
+    other = make_store(tmp_path / "other", seed=1)
+    refused(MismatchError, "another store", recipe(), other, whole)
+
+
+def test_an_empty_store_is_an_error(tmp_path):
+    refused(StoreError, "no scans", recipe(), make_store(tmp_path / "empty", n=0), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_grid_is_an_error(tmp_path):
+    grid = Preprocessing(shape_zyx=(16, 16, 16), spacing_mm_zyx=(4.0, 8.0, 8.0))
+    refused(MismatchError, "4.0", recipe(), make_store(tmp_path / "s", 4, grid), tmp_path / "run")
+
+
+def test_a_patch_that_does_not_divide_is_an_error(tmp_path):
+    grid = Preprocessing(shape_zyx=(16, 18, 16), spacing_mm_zyx=(8.0, 8.0, 8.0))
+    refused(
+        UsageError, "do not divide", recipe(), make_store(tmp_path / "s", 4, grid), tmp_path / "run"
+    )
+
+
+def test_a_crop_larger_than_the_field_of_view_is_an_error(store, tmp_path):
+    wide = recipe(views={"crop": {"local_mm": 400.0}})
+    refused(UsageError, "larger than the field of view", wide, store, tmp_path / "run")
+
+
+def test_a_folder_that_is_no_run_is_an_error(store, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear all")
+    refused(UsageError, "holds no run", recipe(), store, tmp_path)
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error(store, tmp_path):
+    refused(UsageError, "cannot be shared", recipe(accumulate=3), store, tmp_path / "run")
+
+
+def test_two_runs_at_once_are_an_error(store, tmp_path):
+    (tmp_path / "run").mkdir()
+    lock = WriterLock(tmp_path / "run" / ".lock")
+    lock.acquire()
+    refused(CheckpointError, "another process", recipe(), store, tmp_path / "run")
+    lock.release()
+
+
+def test_a_checkpoint_of_another_architecture_is_an_error(whole, store, tmp_path):
+    import shutil
+
+    from headct.train.checkpoint import save_checkpoint
+    from headct.train.loop import TrainState
+    from headct.train.optim import OptimConfig, make_optimizer
+
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "bundle")
+    net = torch.nn.Linear(3, 3)
+    identity = latest_checkpoint(run / "checkpoints").identity
+    state = TrainState(net, make_optimizer(net, OptimConfig()), step=99)
+    save_checkpoint(run / "checkpoints", state, identity, keep=1)
+    refused(CheckpointError, "another architecture", recipe(), store, run)
+
+
+def test_unreadable_scans_are_replaced_and_counted(tmp_path, monkeypatch):
+    path = make_store(tmp_path / "store")
+    real = module.Store.read_hu
+
+    def read_hu(self, rows, **options):
+        if 5 in rows:
+            raise StoreError("damaged")
+        return real(self, rows, **options)
+
+    monkeypatch.setattr(module.Store, "read_hu", read_hu)
+    pretrain(recipe(steps=7), path, tmp_path / "run", threads=1)
+    events = list(read_jsonl(tmp_path / "run" / "events.jsonl"))
+    assert events[-1]["unreadable_scans"] == 1
+
+
+def test_scans_of_a_step_that_is_not_finite_are_named(store, tmp_path, monkeypatch):
+    real = module.JointObjective.losses
+
+    def losses(self, views, fraction):
+        terms = real(self, views, fraction)
+        bad = float("nan") if fraction == 4 / 12 else 1.0
+        return terms | {"loss": terms["loss"] * bad}
+
+    monkeypatch.setattr(module.JointObjective, "losses", losses)
+    run = tmp_path / "run"
+    pretrain(recipe(), store, run, threads=1)
+    (row,) = read_jsonl(run / "nonfinite.jsonl")
+    assert row["step"] == 5
+    assert len(row["scan_ids"]) == 4
+    assert all(name.startswith("c-") for name in row["scan_ids"])
+    metrics = {m["step"]: m for m in read_jsonl(run / "metrics.jsonl")}
+    assert metrics[5]["loss"] is None
+    assert not metrics[5]["applied"]
+    assert (
+        json.loads((run / "bundle" / "bundle.json").read_text())["provenance"]["skipped_steps"] == 1
+    )
+
+
+def test_no_identifier_of_the_machine_is_written(whole, store):
+    text = "".join(
+        p.read_text() for p in whole.rglob("*") if p.suffix in {".json", ".jsonl", ".toml", ".md"}
+    )
+    assert str(store) not in text
+    assert str(whole) not in text
+
+
+def test_panels_show_three_pictures_per_scan(whole):
+    from matplotlib.image import imread
+
+    picture = imread(whole / "panels" / "step-00000012.png")
+    height, width = picture.shape[:2]
+    assert (height % (4 * 3), width % (3 * 3)) == (0, 0)
+    third = width // 3
+    given, masked, guessed = (picture[:, i * third : (i + 1) * third, 0] for i in range(3))
+    assert np.abs(given - masked).mean() > 0.01
+    assert np.abs(masked - guessed).mean() > 0.001
