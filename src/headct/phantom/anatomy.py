@@ -71,6 +71,7 @@ class Brain:
     """Brain and CSF; lengths in mm, tissues in HU.
 
     Attributes:
+        cysts: arachnoid cysts and wide cisterns, a benign excess of CSF: centre and radii.
         sulcus: half width of a sulcus at the surface.
         gap: width of the subarachnoid space.
         ventricle: size of the ventricles, 1 in the young.
@@ -93,6 +94,7 @@ class Brain:
     sulci_at: Xyz
     texture_at: Xyz
     calcifications: tuple[Calcification, ...]
+    cysts: tuple[tuple[Xyz, Xyz], ...] = ()
     periventricular_hu: float = 0.0
 
 
@@ -223,9 +225,9 @@ def _draw_brain(rng: np.random.Generator, age: int, variation: float) -> Brain:
     white = _clipped(rng, 28, 1.6 * variation, 22, 34)
     haematocrit = float(rng.normal(0, 3.5 * variation))
     return Brain(
-        sulcus=float(rng.uniform(0.45, 0.8) + 0.45 * ageing),
-        gap=float(rng.uniform(0.8, 1.6) + 1.4 * ageing),
-        ventricle=float(_clipped(rng, 1, 0.08, 0.8, 1.2) + 0.15 * ageing),
+        sulcus=float(rng.uniform(0.25, 0.85) + 0.5 * ageing),
+        gap=float(rng.uniform(0.4, 1.9) + 1.5 * ageing),
+        ventricle=float(_clipped(rng, 0.98, 0.12, 0.7, 1.3) + 0.2 * ageing),
         third=float(rng.uniform(3.4, 4.6) + 1.1 * ageing),
         ribbon=float(rng.uniform(3.0, 4.0)),
         white_hu=white,
@@ -237,12 +239,29 @@ def _draw_brain(rng: np.random.Generator, age: int, variation: float) -> Brain:
         sulci_at=_anywhere(rng),
         texture_at=_anywhere(rng),
         calcifications=tuple(_draw_calcifications(rng)),
+        cysts=tuple(_draw_cysts(rng)),
     )
 
 
 def _anywhere(rng: np.random.Generator) -> Xyz:
     x, y, z = rng.uniform(0, 160, 3)
     return float(x), float(y), float(z)
+
+
+def _draw_cysts(rng: np.random.Generator) -> list[tuple[Xyz, Xyz]]:
+    found: list[tuple[Xyz, Xyz]] = []
+    if rng.random() < 0.12:
+        a, b = float(rng.uniform(16, 30)), float(rng.uniform(10, 18))
+        found.append(((0.0, -68.0, -50.0), (a, b, b)))
+    if rng.random() < 0.08:
+        side = float(rng.choice([-1, 1]))
+        a, b, c = (float(v) for v in rng.uniform(9, 19, 3))
+        found.append(((side * 50.0, 22.0, -22.0), (a, b, c)))
+    if rng.random() < 0.06:
+        side, a, c = float(rng.choice([-1, 1])), *(float(v) for v in rng.uniform(8, 15, 2))
+        x, y, z = vault_point((0.6 * side, float(rng.uniform(-0.3, 0.8)), 0.8))
+        found.append(((x, y, z), (2 * a, 2 * a, c)))
+    return found
 
 
 def _draw_calcifications(rng: np.random.Generator) -> list[Calcification]:

@@ -63,6 +63,11 @@ def paint_brain(canvas: Canvas, maps: HeadMaps, brain: Brain) -> Compartments:
     inside = occupancy(maps.inside, blur)
     fissure = _fissure(ax, y, z)
     cisterns = np.minimum(_cisterns(canvas, ax, maps.texture), fissure)
+    for centre, radii in brain.cysts:
+        where = canvas.box(centre, radii)
+        if where is not None:
+            cyst = ellipsoid(x[where], y[where], z[where], centre, radii)
+            cisterns[where] = np.minimum(cisterns[where], cyst)
     sulci, cortex = _sulci(canvas, maps, brain)
     lobes = brain.white_hu + (brain.grey_hu - brain.white_hu) * occupancy(
         np.minimum(cortex, cisterns) - np.float32(brain.ribbon), blur

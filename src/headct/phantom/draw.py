@@ -77,8 +77,8 @@ def _sdh(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
         s,
         hu,
         centre,
-        thickness_mm=_between(4, 13, s),
-        radius_mm=_between(46, 74, s),
+        thickness_mm=_between(4, 12, s),
+        radius_mm=_between(42, 68, s),
         exponent=4,
         swirl_hu=0.0,
     )
@@ -88,13 +88,13 @@ def _sah(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
     location = str(rng.choice(["basal", "convexity", "diffuse"], p=[0.45, 0.35, 0.20]))
     side, sign = _side(rng)
     centre: Xyz = (0.0, 4.0, -14.0)
-    radius = _between(34, 52, s)
+    radius = _between(26, 44, s)
     if location == "convexity":
         centre = vault_point((sign, float(rng.uniform(-0.6, 0.6)), float(rng.uniform(0.1, 0.8))))
     else:
         side = "both"
     if location == "diffuse":
-        radius = 140.0
+        radius = _between(55, 85, s)
     hu = _blood(rng, 50, 64, anatomy)
     return Subarachnoid("sah", side, location, s, hu, centre, radius, min(1.0, _between(0.5, 1, s)))
 
@@ -207,8 +207,8 @@ def _hydrocephalus(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesi
         "ventricles",
         s,
         anatomy.brain.csf_hu,
-        ventricle=_between(1.6, 2.2, s),
-        sulcus=0.5,
+        ventricle=_between(1.4, 2.15, s),
+        sulcus=_between(0.75, 0.45, s),
         periventricular_hu=-float(rng.uniform(3, 8)),
     )
 
@@ -220,9 +220,9 @@ def _atrophy(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
         "whole brain",
         s,
         anatomy.brain.csf_hu,
-        ventricle=_between(1.25, 1.6, s),
-        sulcus=_between(1.6, 2.3, s) * float(rng.uniform(0.95, 1.05)),
-        gap_mm=_between(1.5, 3.5, s),
+        ventricle=_between(1.15, 1.6, s),
+        sulcus=_between(1.3, 2.2, s) * float(rng.uniform(0.95, 1.05)),
+        gap_mm=_between(0.7, 3.2, s),
     )
 
 
@@ -233,10 +233,10 @@ def _oedema(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
         "whole brain",
         s,
         anatomy.brain.white_hu,
-        ventricle=_between(0.6, 0.35, s),
-        sulcus=_between(0.35, 0.1, s),
-        contrast_hu=max(1.5, _between(4.5, 1.5, s) + float(rng.normal(0, 0.3))),
-        white_hu=-_between(2, 6, s),
+        ventricle=_between(0.75, 0.35, s),
+        sulcus=_between(0.6, 0.1, s),
+        contrast_hu=max(1.5, _between(5.5, 1.5, s) + float(rng.normal(0, 0.3))),
+        white_hu=-_between(1, 5, s),
     )
 
 

@@ -21,6 +21,8 @@ from headct.phantom.profile import DRAWN_FINDINGS, DrawnFinding, PhantomPreset
 Side = Literal["left", "right", "both", "midline"]
 
 MAX_SEVERITY = 1.2
+MAX_VENTRICLE = 2.6
+"""Ventricles do not grow beyond this size, 1 in the young."""
 SEPTUM: Xyz = (0.0, 8.0, 10.0)
 """Where midline shift is measured."""
 
@@ -159,7 +161,7 @@ class Diffuse(Lesion):
         grey = brain.grey_hu if self.contrast_hu is None else brain.white_hu + self.contrast_hu
         return replace(
             brain,
-            ventricle=brain.ventricle * self.ventricle,
+            ventricle=min(brain.ventricle * self.ventricle, MAX_VENTRICLE),
             third=brain.third * max(0.5, 1 + 0.5 * (self.ventricle - 1)),
             sulcus=brain.sulcus * self.sulcus,
             gap=max(0.2, brain.gap * min(1.0, self.sulcus + 0.2) + self.gap_mm),

@@ -226,8 +226,8 @@ def _paint_face(canvas: Canvas, skull: Skull, texture: Floats) -> None:
     sphenoid = ellipsoid(x, y, z, (5, 20, -37), _scaled((7, 10, 8), skull.sphenoid_sinus))
     cheek = capsule(x, y, z, (44, 64, -52), (64, 20, -46), 3.2)
     bone = np.minimum(np.minimum(orbit, maxilla), np.minimum(ethmoid, sphenoid)) - 1.8
-    bone = np.maximum(bone, y + np.abs(z + 40) * np.float32(0.12) - 76)
-    bone = np.minimum(bone, cheek)
+    open_front = y + np.abs(z + np.float32(40)) * np.float32(0.12) - np.float32(76)
+    bone = np.minimum(np.maximum(bone, open_front), cheek)
     paint(hu, occupancy(bone, blur), skull.table_hu * 0.75)
     _paint_jaw(part, skull)
     nasal = ellipsoid(x, y, z, (0, 62, -62), (11, 30, 16))

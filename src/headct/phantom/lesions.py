@@ -36,7 +36,7 @@ def paint_lesions(
             case Collection():
                 found = _collection(canvas, maps, parts, lesion)
             case Subarachnoid():
-                found = _subarachnoid(canvas, parts, lesion)
+                found = _subarachnoid(canvas, maps, parts, lesion)
             case Bleed():
                 found = _bleed(canvas, maps, parts, lesion)
             case VentricularBlood():
@@ -92,7 +92,7 @@ def _collection(
 
 
 def _subarachnoid(
-    canvas: Canvas, parts: Compartments, lesion: Subarachnoid
+    canvas: Canvas, maps: HeadMaps, parts: Compartments, lesion: Subarachnoid
 ) -> tuple[Box, Floats] | None:
     r = lesion.radius_mm * 1.3
     where = canvas.box(lesion.centre, (r, r, r))
@@ -101,7 +101,8 @@ def _subarachnoid(
     part = canvas.part(where)
     away = _distance(part.xb, part.yb, part.zb, lesion.centre)
     near = 1 - smooth_step(away, lesion.radius_mm * 0.7, r)
-    share = parts.csf[where] * near
+    clots = smooth_step(0.8 * maps.shape[where] + 0.3 * maps.texture[where], -0.7, 0.5)
+    share = parts.csf[where] * near * clots
     paint(part.hu, share * np.float32(lesion.mix), lesion.hu)
     return where, share
 
