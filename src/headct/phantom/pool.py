@@ -49,8 +49,7 @@ def write_pool(preset: PhantomPreset, folder: Path, n_workers: int) -> int:
             tracker.advance(len(store))
             for scans in in_order(_render, jobs, n_workers):
                 for hu, row in scans:
-                    store.append(hu, row)
-                    store.record(_item(row))
+                    store.add([_item(row)], [(hu, row)])
                 tracker.advance(len(scans))
         return len(store)
 
@@ -106,6 +105,15 @@ def _pseudonyms(seed: int) -> Pseudonymizer:
 
 
 def _item(row: dict[str, Any]) -> dict[str, Any]:
-    """The line of items.jsonl that says where a scan came from."""
-    known = {"source": row["series_id"], "series": row["series_id"], "status": row["status"]}
-    return known | {"reason": "", "message": "", "scan_id": row["scan_id"]}
+    """The line of items.jsonl, as ingest writes it for an accepted series."""
+    return {
+        "source": row["series_id"],
+        "series": row["series_id"],
+        "study": row["study_id"],
+        "status": row["status"],
+        "reason": None,
+        "message": "",
+        "scan_id": row["scan_id"],
+        "flags": [],
+        "n_files": 0,
+    }
