@@ -50,10 +50,23 @@ def cohort() -> Cohort:
     return Cohort()
 
 
+@pytest.fixture(scope="session")
+def new_cohort() -> type[Cohort]:
+    return Cohort
+
+
+@pytest.fixture(scope="session")
+def tasks_in() -> Callable[[Path], MakeTask]:
+    """A function: folder -> a function that writes task folders there and gives their paths."""
+    return _tasks_in
+
+
 @pytest.fixture
 def make_task(tmp_path: Path) -> MakeTask:
-    """A function that writes a task folder and gives its path."""
+    return _tasks_in(tmp_path)
 
+
+def _tasks_in(parent: Path) -> MakeTask:
     def make(
         cohort: Cohort,
         method: str,
@@ -66,7 +79,7 @@ def make_task(tmp_path: Path) -> MakeTask:
         change: Callable[[pa.Table], pa.Table] = lambda table: table,
         scores: np.ndarray | None = None,
     ) -> Path:
-        folder = tmp_path / (name or method)
+        folder = parent / (name or method)
         parts = [
             _rows(cohort, method, quality, seed, k, n_train, scores)
             for k in shots

@@ -1,0 +1,267 @@
+"""The report: what it says, that it needs nothing from outside, and that it opens in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from headct.errors import UsageError
+from headct.evaluate.evaluation import EvaluationConfig, evaluate
+from headct.evaluate.headline import answers, lead_method, opening, verdict
+from headct.evaluate.history import ingest_account
+from headct.evaluate.report import Sources, render, write_report
+from headct.evaluate.results import read_results
+from headct.store.layout import ITEMS
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def evaluation(tasks_in, new_cohort, folder):
+    make_task, cohort = tasks_in(folder), new_cohort()
+    tasks = [
+        make_task(cohort, "probe-histogram", 0.8),
+        make_task(cohort, "scratch-vit", 0.2),
+        make_task(cohort, "finetune", 1.6),
+        make_task(cohort, "fewshot", 1.0, seeds=(0, 1, 2, 3, 4), shots=(5, 10)),
+    ]
+    evaluate(tasks, folder / "eval", EvaluationConfig(n_boot=50, min_positives=3))
+    return folder / "eval"
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    """Enough of a store for the account of ingest."""
+    folder = folder / "store"
+    folder.mkdir()
+    items = [
+        item("c-1", "accepted"),
+        item("c-2", "flagged", "gantry-tilt", flags=["gantry-tilt"]),
+        item(None, "refused", "missing-slices", message="gap of 2 slices <b>here</b>"),
+        item(None, "refused", "not-ct"),
+        item(None, "skipped", "not-dicom"),
+    ]
+    (folder / ITEMS).write_text("".join(json.dumps(row) + "\n" for row in items))
+    return folder
+
+
+def item(scan_id, status, reason=None, message="", flags=()):
+    return {
+        "source": f"f-{reason}",
+        "series": None,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "scan_id": scan_id,
+        "flags": list(flags),
+        "n_files": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    folder = folder / "run"
+    (folder / "panels").mkdir(parents=True)
+    rows = [
+        {
+            "step": s,
+            "seen_scans": 8 * s,
+            "loss": 1 / s,
+            "mae_loss": 1 / s,
+            "cls_std": 0.5,
+            "lr": 1e-3,
+        }
+        for s in range(10, 210, 10)
+    ]
+    rows[3]["loss"], rows[3]["applied"] = None, False
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "run.json").write_text(json.dumps({"seed": 3}))
+    picture = np.random.default_rng(0).random((20, 60))
+    matplotlib.image.imsave(folder / "panels" / "step-00000200.png", picture, cmap="gray")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(evaluation, store, run, folder):
+    out = folder / "report.html"
+    write_report(evaluation, out, Sources(store=store, run=run))
+    return out
+
+
+class References(HTMLParser):
+    """Everything that a browser could load, and whether tags are closed."""
+
+    VOID = frozenset({"meta", "br", "img", "link", "hr"})
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.open, self.tags = [], [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        names = ("src", "href", "xlink:href", "data", "action", "srcset")
+        self.loads += [value for name, value in attrs if name in names]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_refers_to_nothing_outside_itself(page):
+    parser = References()
+    parser.feed(page.read_text())
+    assert parser.open == []
+    assert all(value.startswith(("#", "data:image/png")) for value in parser.loads)
+    assert not parser.tags & {"script", "link", "iframe", "object"}
+    assert not re.findall(r"url\((?!#)", page.read_text())
+    assert "default-src 'none'" in page.read_text()
+
+
+def test_ids_that_figures_refer_to_exist_once(page):
+    text = page.read_text()
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', text))
+    assert used <= set(ids)
+    assert all(ids.count(name) == 1 for name in used)
+
+
+def test_it_says_research_use_only_and_never_normal_about_a_scan(page):
+    text = page.read_text()
+    assert text.count("not a medical device") + text.count("Not a medical device") >= 2
+    assert "is not thereby normal" in text
+
+
+def test_the_numbers_on_the_page_are_those_of_the_tables(evaluation, page):
+    results = read_results(evaluation)
+    text = page.read_text()
+    for method in results.methods:
+        for finding in results.findings:
+            found = results.metric(method, "hospital-b", finding, "auroc")
+            assert f"{found.value:.3f}<small>{found.lo:.3f}–{found.hi:.3f}</small>" in text
+    lead = lead_method(results)
+    assert lead == "finetune"
+    assert opening(results, lead) in text
+
+
+def test_answers_follow_the_intervals(evaluation):
+    results = read_results(evaluation)
+    found = {answer.question: answer for answer in answers(results, "finetune")}
+    scratch = found["Does the fine-tuned encoder beat the ViT from scratch?"]
+    assert scratch.verdict == "better"
+    row = results.difference("finetune", "scratch-vit", "hospital-b")
+    assert f"{row['difference']:+.3f}" in scratch.sentence
+    assert verdict({"lo": -0.1, "hi": 0.1}) == "unclear"
+    assert verdict({"lo": -0.2, "hi": -0.1}) == "worse"
+
+
+def test_a_method_below_its_floor_is_said_to_be_below_it(make_task, cohort, tmp_path):
+    tasks = [make_task(cohort, "probe-histogram", 2.5), make_task(cohort, "finetune", 0.0)]
+    evaluate(tasks, tmp_path / "eval", EvaluationConfig(n_boot=50, min_positives=3))
+    results = read_results(tmp_path / "eval")
+    floor = answers(results, "finetune")[0]
+    assert floor.verdict == "worse"
+    assert floor.sentence.startswith("No, it is worse")
+    assert "What the network adds" in floor.sentence
+
+
+def test_the_account_adds_up_and_lists_what_was_refused_escaped(store, page):
+    account = ingest_account(store)
+    assert account.n_seen == sum(n for _, n in account.states) == 5
+    text = page.read_text()
+    assert "5 seen = 1 accepted + 1 flagged + 2 refused + 1 skipped" in text
+    assert "gap of 2 slices &lt;b&gt;here&lt;/b&gt;" in text
+    assert "<b>here</b>" not in text
+
+
+def test_pretraining_curves_and_panel_are_shown(page):
+    text = page.read_text()
+    assert "1 steps were not applied" in text
+    assert "Step 200: input" in text
+    assert "Pretraining: losses, collapse guards" in text
+
+
+def test_a_bare_evaluation_makes_a_page_too(evaluation):
+    text = render(read_results(evaluation))
+    assert "give --store to show it" in text
+    assert "What ingest did" not in text
+
+
+def test_one_method_at_one_site_makes_a_page_too(make_task, cohort, tmp_path):
+    cohort.site[:] = ""
+    evaluate([make_task(cohort, "probe")], tmp_path / "eval", EvaluationConfig(n_boot=0))
+    text = render(read_results(tmp_path / "eval"))
+    assert "nothing to compare" in text
+
+
+def test_no_identifier_of_the_cohort_is_on_the_page(page, new_cohort):
+    text, cohort = page.read_text(), new_cohort()
+    assert not any(name in text for name in {*cohort.patient_id, *cohort.scan_id})
+
+
+@pytest.mark.parametrize("damage", ["metrics.parquet", "evaluation.json", ""])
+def test_a_damaged_evaluation_is_named_as_such(evaluation, tmp_path, damage):
+    copy = tmp_path / "eval"
+    if damage:
+        shutil.copytree(evaluation, copy)
+        next(copy.rglob(damage)).write_text("{")
+    with pytest.raises(UsageError, match="eval"):
+        write_report(copy, tmp_path / "out.html", Sources())
+    assert not (tmp_path / "out.html").exists()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
+def test_a_browser_opens_it_without_asking_the_network(page, tmp_path):
+    log = tmp_path / "net.json"
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]
+    # every host name resolves to nowhere, and every request is written down
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--log-net-log={log}", "--dump-dom"]
+    command += ["--disable-background-networking", "--disable-component-update"]
+    answer = subprocess.run(
+        [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert "Head CT detectors" in answer.stdout
+    assert answer.stdout.count("<svg") >= 6
+    # the browser asks its maker for updates; a page without scripts asks only what it names
+    asked = set(re.findall(r'"url":"(?:https?|ftp|wss?)://([^/"]+)', log.read_text()))
+    assert not [host for host in asked if host in page.read_text()]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_stands_out_in_light_and_dark(page, tmp_path, dark):
+    shot = tmp_path / "shot.png"
+    look = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
+    command = [str(BROWSER), *FLAGS, *look, f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--hide-scrollbars", "--window-size=1200,1600", f"--screenshot={shot}"]
+    subprocess.run([*command, page.as_uri()], capture_output=True, timeout=120, check=True)
+    picture = matplotlib.image.imread(shot)[..., :3].mean(axis=2)
+    background = np.median(picture)
+    assert (background < 0.3) == dark
+    assert np.quantile(np.abs(picture - background), 0.995) > 0.5
+
+
+def test_the_browser_is_there_in_ci():
+    if os.environ.get("CI") and Path("/usr/bin/apt-get").exists() and os.geteuid() == 0:
+        assert BROWSER, "make system-tools should have installed it"
