@@ -14,7 +14,13 @@ from headct.model.encoder import ENCODERS
 from headct.model.tokens import gather_patches, to_channels, window_tensors
 from headct.objective.dino import ClsConfig
 from headct.objective.joint import DecoderConfig, JointConfig, JointObjective, follow
-from headct.objective.mae import LatConfig, MaeConfig, channel_errors, weighted_mean
+from headct.objective.mae import (
+    LatConfig,
+    MaeConfig,
+    channel_errors,
+    tissue_weights,
+    weighted_mean,
+)
 from headct.views.batch import ViewBatch
 
 TINY = ENCODERS["demo"].model_copy(update={"width": 48, "depth": 2, "heads": 3})
@@ -97,7 +103,8 @@ def test_mae_term_is_the_error_of_the_decoders_patches() -> None:
     predicted = objective.decoder.to_voxels(objective.decoder(tokens, asked_mm))
     voxels = gather_patches(hu, (8, 8, 8), hidden_at)
     target = to_channels(voxels, *window_tensors(TINY.windows, "cpu"))
-    errors = channel_errors(predicted.view_as(target), target, 0.03)
+    weight = tissue_weights(target, 0.03)
+    errors = channel_errors(predicted.view_as(target), target, weight)
     torch.testing.assert_close(out["mae_loss"], weighted_mean(errors, (1, 1, 0.3)).detach())
     for c, name in enumerate(("brain", "blood", "bone")):
         torch.testing.assert_close(out[f"{name}_error"], errors[c].detach())

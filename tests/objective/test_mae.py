@@ -15,6 +15,7 @@ from headct.objective.mae import (
     constant_errors,
     draw_predicted,
     latent_loss,
+    tissue_weights,
     weighted_mean,
 )
 
@@ -37,13 +38,13 @@ def test_channel_errors_are_the_weighted_sums(target: torch.Tensor) -> None:
                     weight = 1.0 if -1 < true < 1 else 0.03
                     above += weight * (float(predicted[b, q, c, v]) - true) ** 2
                     below += weight
-        error = channel_errors(predicted, target, 0.03)[c]
+        error = channel_errors(predicted, target, tissue_weights(target, 0.03))[c]
         assert error.item() == pytest.approx(above / below, rel=1e-5)
 
 
 def test_with_equal_weights_it_is_the_mean_squared_error_of_mae(target: torch.Tensor) -> None:
     predicted = torch.zeros_like(target)
-    errors = channel_errors(predicted, target, 1.0)
+    errors = channel_errors(predicted, target, tissue_weights(target, 1.0))
     assert weighted_mean(errors, (1.0, 1.0)).item() == pytest.approx(
         F.mse_loss(predicted, target).item(), rel=1e-5
     )
@@ -56,11 +57,15 @@ def test_channel_weights_are_a_mean() -> None:
 
 
 def test_no_constant_patch_does_better_than_the_constant(target: torch.Tensor) -> None:
-    best = constant_errors(target, 0.03)
+    weight = tissue_weights(target, 0.03)
+    best = constant_errors(target, weight)
+    mean_patch = (weight * target).sum((0, 1)) / weight.sum((0, 1))
+    reached = channel_errors(mean_patch.expand_as(target), target, weight)
+    torch.testing.assert_close(best, reached)
     generator = torch.Generator().manual_seed(2)
     for _ in range(20):
         other = torch.randn(2, 5, generator=generator).clamp(-1, 1).expand_as(target)
-        assert (channel_errors(other, target, 0.03) >= best - 1e-6).all()
+        assert (channel_errors(other, target, weight) >= best - 1e-6).all()
 
 
 def test_latent_loss_is_smooth_l1_to_the_mean_of_normalised_blocks() -> None:

@@ -34,6 +34,7 @@ from headct.objective.mae import (
     constant_errors,
     draw_predicted,
     latent_loss,
+    tissue_weights,
     weighted_mean,
 )
 from headct.views.batch import ViewBatch
@@ -247,8 +248,9 @@ class JointObjective(nn.Module):
         config, windows = self.config.mae, self.encoder_config.windows
         target = to_channels(voxels_hu, *window_tensors(windows, voxels_hu.device))  # [n q c v]
         predicted = predicted.view_as(target)
-        errors = channel_errors(predicted, target, config.saturated_weight)
-        shares = errors.detach() / constant_errors(target, config.saturated_weight).clamp(min=1e-6)
+        weight = tissue_weights(target, config.saturated_weight)
+        errors = channel_errors(predicted, target, weight)
+        shares = errors.detach() / constant_errors(target, weight).clamp(min=1e-6)
         seen = {f"{w.name}_error": error for w, error in zip(windows, errors, strict=True)}
         seen |= {f"{w.name}_error_share": share for w, share in zip(windows, shares, strict=True)}
         return weighted_mean(errors, config.channel_weights), seen

@@ -56,42 +56,45 @@ class LatConfig(TermConfig):
     """Blocks whose outputs are averaged as the target; None: 3 at depth >= 12, else 1."""
 
 
-def channel_errors(predicted: Tensor, target: Tensor, saturated_weight: float) -> Tensor:
-    """Tissue-weighted squared error of each window.
+def tissue_weights(target: Tensor, saturated_weight: float) -> Tensor:
+    """1 where a window is not saturated, else `saturated_weight`; the shape of `target`.
 
     In a brain window most voxels are saturated bone or air, and plain error is spent on the edges
-    between them. Inside the window a voxel counts 1, outside it `saturated_weight`.
+    between them.
+    """
+    inside = (target.abs() < 1.0).to(target.dtype)
+    return inside.mul_(1.0 - saturated_weight).add_(saturated_weight)
+
+
+def channel_errors(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean squared error of each window.
 
     Args:
         predicted: [b q c v].
-        target: [b q c v] in [-1, 1]; saturated where it is -1 or 1.
-        saturated_weight: of a saturated voxel.
+        target: [b q c v] in [-1, 1].
+        weight: [b q c v] from `tissue_weights`.
 
     Returns:
-        [c] float32, mean squared error per channel, weighted.
+        [c] float32.
 
     Reads as:
-        for c: sum over b, q, v of w (predicted - target)^2 / sum of w
+        for c: sum over b, q, v of weight (predicted - target)^2 / sum of weight
     """
-    weight = tissue_weights(target, saturated_weight)
     squared = (predicted.float() - target).square()
     return (weight * squared).sum(dim=(0, 1, 3)) / weight.sum(dim=(0, 1, 3))
 
 
-def tissue_weights(target: Tensor, saturated_weight: float) -> Tensor:
-    """1 where a window is not saturated, else `saturated_weight`; the shape of `target`."""
-    inside = target.abs() < 1.0
-    return torch.where(inside, 1.0, saturated_weight)
-
-
-def constant_errors(target: Tensor, saturated_weight: float) -> Tensor:
+@torch.no_grad()
+def constant_errors(target: Tensor, weight: Tensor) -> Tensor:
     """Error [c] of the best prediction that is the same for every patch: their weighted mean patch.
 
-    What a reconstruction has to beat to have learned anything about the scan in hand.
+    What a reconstruction has to beat to have learned anything about the scan in hand. Arguments
+    as for `channel_errors`; the error about a weighted mean is sum w t^2 - (sum w t)^2 / sum w.
     """
-    weight = tissue_weights(target, saturated_weight)
-    mean_patch = (weight * target).sum(dim=(0, 1)) / weight.sum(dim=(0, 1))  # [c v]
-    return channel_errors(mean_patch.expand_as(target), target, saturated_weight)
+    weighted = weight * target
+    total = weight.sum(dim=(0, 1))  # [c v]
+    spread = (weighted * target).sum(dim=(0, 1)) - weighted.sum(dim=(0, 1)).square() / total
+    return spread.sum(dim=-1) / total.sum(dim=-1)
 
 
 def weighted_mean(errors: Tensor, channel_weights: tuple[float, ...]) -> Tensor:
