@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.dicom.reasons import Status
 from headct.phantom.files import phantom_uid
-from headct.phantom.head import AIR_HU
 from headct.phantom.plan import POOL_PATIENTS_FROM, archive_sites
 from headct.phantom.profile import PhantomPreset
 from headct.phantom.render import render_scan
@@ -62,16 +61,10 @@ def pool_scan(preset: PhantomPreset, i: int) -> PoolScan:
     """Scan i of the pool on the canonical grid, and its manifest row."""
     grid = PRESETS[preset.pool_grid]
     site = archive_sites(preset)[0]
-    spec = _without_table(draw_scan(preset, site, preset.seed, POOL_PATIENTS_FROM + i))
+    spec = draw_scan(preset, site, preset.seed, POOL_PATIENTS_FROM + i)
     affine = canonical_affine(spec, grid)
     rendered = render_scan(spec, grid.shape_zyx, affine, masks=False, as_ingested=True)
     return rendered.hu, _row(preset, spec, affine)
-
-
-def _without_table(spec: ScanSpec) -> ScanSpec:
-    """The canonical step takes table and holder off; here they are never put on."""
-    table = replace(spec.acquisition.table, hu=AIR_HU)
-    return replace(spec, acquisition=replace(spec.acquisition, table=table))
 
 
 def _row(preset: PhantomPreset, spec: ScanSpec, affine: NDArray[np.float64]) -> dict[str, Any]:
