@@ -14,11 +14,11 @@ Fault = tuple[Reason, str]
 
 LEAST_RANGE_HU = 10
 AIR_HU_OK = (-1050.0, -940.0)
-AIR_HU_POSSIBLE = (-1100.0, -700.0)
+AIR_HU_POSSIBLE = (-1100.0, -800.0)
 LEAST_AIR_FRACTION = 0.02
 LEAST_CAVITY_CM3 = 30.0
-LEAST_TISSUE_HU = -120.0
-"""Below fat."""
+TISSUE_HU_POSSIBLE = (-120.0, 120.0)
+"""From fat to fresh blood: the middle value of whatever part of a body it is."""
 WIDEST_HEAD_MM = 280.0
 BRAIN_RANGE_HU = (-20.0, 110.0)
 LEAST_BRAIN_FRACTION = 0.5
@@ -80,7 +80,7 @@ def _check_skull(head: Head) -> Fault | None:
     if float(head.cavity.sum()) * head.voxel_cm3 >= LEAST_CAVITY_CM3:
         return None
     tissue_hu = float(np.median(head.hu[head.mask]))
-    if tissue_hu < LEAST_TISSUE_HU:
+    if not TISSUE_HU_POSSIBLE[0] <= tissue_hu <= TISSUE_HU_POSSIBLE[1]:
         return Reason.IMPLAUSIBLE_HU, f"tissue is at {tissue_hu:.0f} HU"
     return Reason.NOT_HEAD, "no skull around a brain"
 

@@ -1,0 +1,53 @@
+"""The written rule: what refuses, flags or passes, and what a faulty rule says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headct.dicom.reasons import Reason
+from headct.errors import UsageError
+from headct.ingest.criteria import Criteria, check_step, decide, load_criteria
+
+
+def test_defaults_follow_the_reason_but_for_phantoms() -> None:
+    criteria = Criteria()
+    assert criteria.verdict(Reason.CONTRAST) == "flag"
+    assert criteria.verdict(Reason.NOT_HEAD) == "refuse"
+    assert criteria.verdict(Reason.NOT_AXIAL) == "refuse"
+    assert criteria.verdict(Reason.NO_BRAIN) == "flag"
+
+
+def test_first_refusing_reason_is_named_and_flags_are_kept_once() -> None:
+    faults = [(Reason.CONTRAST, "a"), (Reason.METAL, "b"), (Reason.CONTRAST, "c")]
+    assert decide(faults, Criteria()).flags == ((Reason.CONTRAST, "a"), (Reason.METAL, "b"))
+    assert decide(faults, Criteria(accept=("contrast",))).flags == ((Reason.METAL, "b"),)
+    refused = decide(faults, Criteria(refuse=("metal",))).refused
+    assert refused == (Reason.METAL, "b")
+
+
+def test_file_with_a_rule(tmp_path: Path) -> None:
+    path = tmp_path / "criteria.toml"
+    path.write_text('refuse = ["contrast", "bone-kernel"]\nthick_above_mm = 2.5\n')
+    criteria = load_criteria(path)
+    assert criteria.verdict(Reason.BONE_KERNEL) == "refuse"
+    assert check_step(5.0, criteria)[0][0] == Reason.THICK_SLICES
+    assert check_step(2.5, criteria) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('refuse = ["contrats"]', "not a reason"),
+        ('refuse = ["truncated"]', "not a reason that can be decided"),
+        ('refuse = ["metal"]\naccept = ["metal"]', "more than one"),
+        ('bone_kernels = ["("]', "not a pattern"),
+        ("refused = []", "unknown key"),
+    ],
+)
+def test_faulty_rules_are_wrong_use(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "criteria.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=words):
+        load_criteria(path)
