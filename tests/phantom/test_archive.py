@@ -179,7 +179,7 @@ def test_killed_in_the_middle_no_worker_stays_and_the_rest_follows(
     )
     (tmp_path / "run.py").write_text(script, encoding="utf-8")
     process = subprocess.Popen([sys.executable, tmp_path / "run.py"], start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not _lines(folder / JOURNAL) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
