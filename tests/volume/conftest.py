@@ -13,7 +13,7 @@ class HeadModel:
 
     centre_mm = np.array([-40.0, 12.0, 7.0])
     radii_mm = np.array([88.0, 92.0, 74.0])
-    landmark_mm = centre_mm + (15.0, 25.0, 30.0)
+    landmark_mm = centre_mm + np.array([15.0, 25.0, 30.0])
     """In front, above and to the patient's right of the centre."""
     landmark_radius_mm = 7.0
     scalp_hu, skull_hu, brain_hu, landmark_hu, table_hu = 20, 900, 35, 200, 150

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from headct.volume.volume import AIR_HU
 
@@ -115,16 +115,31 @@ def _separable(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) 
         slice(first, first + op.shape[1]) for first, op in zip(firsts, operators, strict=True)
     )
     z, y, x = operators
-    planes = np.stack([_plane(plane, y, x) for plane in hu[box]])  # [native z, y', x']
-    out: Float = np.tensordot(z, planes, axes=1)  # [z', y', x']
+    out: Float = _stack(hu[box], z, sparse.csr_array(y), x)
     covered = np.einsum("i,j,k->ijk", z.sum(1), y.sum(1), x.sum(1))
     out += AIR_HU * (1.0 - covered)
     return out
 
 
-def _plane(plane: NDArray[Any], y: Float, x: Float) -> Float:
-    """One slice through the operators of y and x; small enough to stay in the cache."""
-    return np.asarray(y @ (plane.astype(np.float32) @ x.T))
+def _stack(hu: NDArray[Any], z: Float, y: sparse.csr_array, x: Float) -> Float:
+    """Slice by slice, so that one stays in the cache; along z first where that leaves fewer."""
+    if len(z) < len(hu):
+        return np.stack([_plane(_mean(hu, row), y, x) for row in z])
+    planes = np.stack([_plane(plane.astype(np.float32), y, x) for plane in hu])
+    return np.asarray(np.tensordot(z, planes, axes=1))
+
+
+def _mean(hu: NDArray[Any], weights: Float) -> Float:
+    """Weighted sum of the slices that a target slice covers."""
+    total = np.zeros(hu.shape[1:], np.float32)
+    for i in np.flatnonzero(weights):
+        total += weights[i] * hu[i].astype(np.float32)
+    return total
+
+
+def _plane(plane: Float, y: sparse.csr_array, x: Float) -> Float:
+    """One slice through the operators of y (few weights a row, whole rows at once) and x."""
+    return np.asarray((y @ plane) @ x.T)
 
 
 def _general(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) -> Float:
