@@ -99,8 +99,8 @@ def _unexpected(error: Exception) -> int:
 
 def _say(code: str, message: str, remedy: str, exit_code: int) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"[bold red]error[/] [{code}]: ", end="", markup=True)
-    console.print(message, markup=False)
+    console.print("error", style="bold red", end="")
+    console.print(f" [{code}]: {message}", markup=False)
     if remedy:
         console.print(f"what to do: {remedy}", markup=False)
     return exit_code
