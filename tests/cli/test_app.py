@@ -56,7 +56,7 @@ def test_the_text_of_an_unexpected_error_is_withheld(monkeypatch, capsys):
     code, shown = run(monkeypatch, capsys, ValueError("DOE^JANE 1931-01-01"))
     assert code == 1
     assert "DOE" not in shown
-    assert "ValueError at test_app.py:" in shown
+    assert "ValueError at app.py:" in shown
 
 
 def test_unknown_verbs_and_flags_are_wrong_use(monkeypatch, capsys):

@@ -11,13 +11,15 @@ import sys
 import traceback
 from pathlib import Path
 
-import click
 import typer
 from rich.console import Console
 
 from headct import __version__
 from headct.cli import adapt, doctor, evaluate, ingest, phantom, predict, pretrain, store
 from headct.errors import HeadctError
+
+INTERRUPTED = 130
+PACKAGE = Path(__file__).parents[1]
 
 app = typer.Typer(
     help="From a head CT archive to a 3D foundation model and its use. Research use only.",
@@ -51,14 +53,12 @@ for module in (phantom, ingest, store, pretrain, adapt, predict, evaluate, docto
 def main() -> None:
     """Run the command line; errors become words, a remedy and an exit code."""
     try:
-        code = app(standalone_mode=False) or 0
-    except click.exceptions.Abort:
-        code = _interrupted()
-    except KeyboardInterrupt:
-        code = _interrupted()
-    except click.ClickException as error:
-        error.show()
-        code = 2
+        app()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code == INTERRUPTED:
+            _say("interrupted", "stopped before the end", "the same command goes on from here", code)
     except HeadctError as error:
         code = _say(error.code, str(error), error.remedy, error.exit_code)
     except OSError as error:
@@ -67,10 +67,6 @@ def main() -> None:
         code = _unexpected(error)
     sys.stdout.flush()
     sys.exit(code)
-
-
-def _interrupted() -> int:
-    return _say("interrupted", "stopped before the end", "the same command goes on from here", 130)
 
 
 def _system_error(error: OSError) -> int:
@@ -87,7 +83,7 @@ def _unexpected(error: Exception) -> int:
     if os.environ.get("HEADCT_DEBUG"):
         traceback.print_exc()
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if f"{os.sep}headct{os.sep}" in f.filename] or frames
+    ours = [f for f in frames if Path(f.filename).is_relative_to(PACKAGE)]
     where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
     return _say(
         "unexpected",
