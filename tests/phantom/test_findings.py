@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,11 +114,31 @@ def test_a_lesion_has_its_hu(finding: str) -> None:
 def test_hu_of_findings_are_as_the_literature_says() -> None:
     preset = load_preset("base").model_copy(update={"hu_variation": 0.0})
     anatomy = draw_anatomy(np.random.default_rng(0), preset)
-    ranges = {"edh": (55, 75), "iph": (54, 74), "ivh": (48, 70), "sah": (48, 64), "sdh": (14, 70)}
+    ranges = {"edh": (50, 75), "iph": (50, 74), "ivh": (45, 70), "sah": (48, 64), "sdh": (14, 70)}
     for finding, (low, high) in ranges.items():
         for seed in range(60):
             lesion = draw_lesion(np.random.default_rng(seed), finding, 0.5, anatomy)
             assert low - 0.1 <= lesion.hu - 0.7 * anatomy.brain.fresh_blood_hu <= high + 0.1
+
+
+def test_blood_is_as_in_bhsd(real_data: Path) -> None:
+    table = real_data / "labels" / "fda_BHSD_hemorrhage_characteristics.csv"
+    with table.open(newline="") as handle:
+        rows = [row for row in csv.DictReader(handle) if float(row["Volume_[mL]"]) > 1]
+    preset = load_preset("base")
+    for finding in ("edh", "sdh", "iph"):
+        real = [row for row in rows if row["Type"] == finding.upper()]
+        rngs = [np.random.default_rng([3, seed]) for seed in range(200)]
+        drawn = [
+            draw_lesion(rng, finding, float(rng.random()), draw_anatomy(rng, preset))
+            for rng in rngs
+        ]
+        low, high = np.percentile([float(row["Median_HU"]) for row in real], [25, 90])
+        assert low < np.median([lesion.hu for lesion in drawn]) < high, finding
+        if finding == "iph":
+            volumes = [4 / 3 * np.pi * np.prod(lesion.radii) / 1000 for lesion in drawn]
+            low, high = np.percentile([float(row["Volume_[mL]"]) for row in real], [40, 75])
+            assert low < np.median(volumes) < high
 
 
 def test_prevalences_are_as_asked() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from headct.phantom.anatomy import VAULT_RADII_MM, Brain
 from headct.phantom.canvas import Canvas
 from headct.phantom.fields import (
+    LINEAR_BELOW_MM,
     Floats,
     NoiseLookup,
     capsule,
@@ -19,8 +20,6 @@ from headct.phantom.fields import (
     smooth_step,
 )
 from headct.phantom.head import HeadMaps
-
-Box = tuple[slice, slice, slice]
 
 SULCUS_DEPTH_MM = 23.0
 SULCI_MM = 21.0
@@ -146,7 +145,11 @@ def _sulci(canvas: Canvas, maps: HeadMaps, brain: Brain) -> tuple[Floats, Floats
     )
     stretch = np.exp(np.log(radius2 + np.float32(0.02)) * np.float32(-INWARD / 2))
     at = NoiseLookup(
-        x * stretch, y * stretch, z * stretch, brain.sulci_at, linear=canvas.blur_mm < 2
+        x * stretch,
+        y * stretch,
+        z * stretch,
+        brain.sulci_at,
+        linear=canvas.blur_mm < LINEAR_BELOW_MM,
     )
     sheet = at(sheet_distance("sulci", SULCI_MM)) / stretch
     depth = -maps.inside - np.float32(brain.gap)

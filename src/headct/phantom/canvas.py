@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from headct.phantom.fields import Floats, Xyz
 
+Box = tuple[slice, slice, slice]
+"""Index ranges along z, y and x."""
+
 
 @dataclass(frozen=True)
 class Canvas:
@@ -40,7 +43,7 @@ class Canvas:
         box = self.box(centre, half_mm)
         return None if box is None else self.part(box)
 
-    def box(self, centre: Xyz, half_mm: Xyz) -> tuple[slice, slice, slice] | None:
+    def box(self, centre: Xyz, half_mm: Xyz) -> Box | None:
         """Index ranges that hold a box of the head frame; None if it is outside the canvas."""
         matrix = self.index_from_head
         middle = matrix[:3, :3] @ np.asarray(centre) + matrix[:3, 3]
@@ -52,7 +55,7 @@ class Canvas:
         z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         return z, y, x
 
-    def part(self, box: tuple[slice, slice, slice]) -> Canvas:
+    def part(self, box: Box) -> Canvas:
         """A part of the canvas, as views."""
         start = np.array([s.start for s in box])
         matrix = self.index_from_head.copy()

@@ -53,10 +53,10 @@ def _edh(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
         side,
         location,
         s,
-        _blood(rng, 56, 72, anatomy),
+        _blood(rng, 52, 69, anatomy),
         centre,
-        thickness_mm=_between(9, 24, s),
-        radius_mm=_between(25, 41, s),
+        thickness_mm=_between(6.5, 23, s),
+        radius_mm=_between(20, 40, s),
         exponent=2,
         swirl_hu=float(rng.uniform(40, 50)) if rng.random() < 0.35 else 0.0,
     )
@@ -66,7 +66,7 @@ def _sdh(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
     side, sign = _side(rng)
     stage = str(rng.choice(["acute", "iso", "chronic"], p=[0.6, 0.18, 0.22]))
     if stage == "acute":
-        hu = _blood(rng, 55, 68, anatomy)
+        hu = _blood(rng, 51, 66, anatomy)
     else:
         hu = float(rng.uniform(*((34, 48) if stage == "iso" else (14, 24))))
     centre = vault_point((sign, float(rng.uniform(-0.35, 0.35)), float(rng.uniform(0.2, 0.6))))
@@ -77,8 +77,8 @@ def _sdh(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
         s,
         hu,
         centre,
-        thickness_mm=_between(4, 12, s),
-        radius_mm=_between(42, 68, s),
+        thickness_mm=_between(3, 12, s),
+        radius_mm=_between(32, 66, s),
         exponent=4,
         swirl_hu=0.0,
     )
@@ -102,7 +102,7 @@ def _sah(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
 def _iph(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
     side, sign = _side(rng)
     kind = rng.random()
-    size = _between(8, 20, s)
+    size = _between(7, 20, s)
     if kind < 0.5:
         location, centre = "basal ganglia", (sign * 24.0, 6.0, 6.0)
     elif kind < 0.88:
@@ -116,7 +116,7 @@ def _iph(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
         side,
         location,
         s,
-        _blood(rng, 54, 72, anatomy),
+        _blood(rng, 50, 67, anatomy),
         _jittered(rng, centre, 3.0),
         (radii[0], radii[1], radii[2]),
         rim_mm=float(rng.uniform(3.5, 8)),
@@ -144,7 +144,7 @@ def _ivh(rng: np.random.Generator, s: float, anatomy: Anatomy) -> Lesion:
     if rng.random() < 0.35:
         side, _ = _side(rng)
     level = _between(-47, 0, s) + float(rng.normal(0, 2))
-    return VentricularBlood("ivh", side, "dependent", s, _blood(rng, 50, 68, anatomy), level)
+    return VentricularBlood("ivh", side, "dependent", s, _blood(rng, 45, 62, anatomy), level)
 
 
 _TERRITORY: dict[str, tuple[Xyz, Xyz]] = {

@@ -17,7 +17,7 @@ NOISE_VOXELS = 128
 """Per axis; a power of two, so that wrapping is one bit operation."""
 NOISE_MM = 1.3
 """mm per voxel of a noise volume; it repeats after 166 mm."""
-LINEAR_BELOW_MM = 2.0
+LINEAR_BELOW_MM = 1.4
 """Noise is interpolated linearly on finer grids, and looked up at the nearest voxel on coarser."""
 FAR_MM = 9.0
 """Sheet distances are capped here."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from headct.phantom.anatomy import Anatomy, Skull, vault_distance
-from headct.phantom.canvas import Canvas
+from headct.phantom.canvas import Box, Canvas
 from headct.phantom.fields import (
+    LINEAR_BELOW_MM,
     Floats,
     NoiseLookup,
     Xyz,
@@ -43,6 +44,12 @@ class HeadMaps:
     texture: Floats
     shape: Floats
 
+    def part(self, box: Box) -> HeadMaps:
+        """The maps of a part of the canvas, as views."""
+        return HeadMaps(
+            self.surface[box], self.inside[box], self.skull[box], self.texture[box], self.shape[box]
+        )
+
 
 def paint_head(canvas: Canvas, anatomy: Anatomy, swellings: list[tuple[Xyz, float]]) -> HeadMaps:
     """Paint a head with an empty intracranial space on a canvas of air.
@@ -53,7 +60,7 @@ def paint_head(canvas: Canvas, anatomy: Anatomy, swellings: list[tuple[Xyz, floa
         swellings: scalp swellings, centre and height in mm.
     """
     skull, x, y, z = anatomy.skull, canvas.x, canvas.y, canvas.z
-    at = NoiseLookup(x, y, z, anatomy.brain.texture_at, linear=canvas.blur_mm < 2)
+    at = NoiseLookup(x, y, z, anatomy.brain.texture_at, linear=canvas.blur_mm < LINEAR_BELOW_MM)
     texture, shape = at(band_noise("texture", 7.0)), at(band_noise("shape", 30.0))
     vault, sx, sy, sz = vault_distance(x, y, z)
     thickness = _thickness(skull, y, sx, sy, sz) + shape * np.float32(0.6)

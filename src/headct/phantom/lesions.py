@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from headct.phantom.brain import Box, Compartments
-from headct.phantom.canvas import Canvas
+from headct.phantom.brain import Compartments
+from headct.phantom.canvas import Box, Canvas
 from headct.phantom.fields import Floats, Xyz, ellipsoid, occupancy, paint, smooth_step
 from headct.phantom.findings import (
     Bleed,
@@ -30,7 +30,7 @@ Share = tuple[DrawnFinding, Box, Floats]
 def paint_lesions(
     canvas: Canvas, maps: HeadMaps, parts: Compartments, lesions: tuple[Lesion, ...]
 ) -> Iterator[Share]:
-    """Paint each lesion that touches the canvas."""
+    """Paint each lesion inside the skull that touches the canvas."""
     for lesion in sorted(lesions, key=lambda lesion: isinstance(lesion, Collection)):
         match lesion:
             case Collection():
@@ -45,8 +45,6 @@ def paint_lesions(
                 found = _infarct(canvas, maps, parts, lesion)
             case Mass():
                 found = _mass(canvas, maps, parts, lesion)
-            case Fracture():
-                found = _fracture(canvas, maps, lesion)
             case Diffuse(finding="hydrocephalus"):
                 found = (_everywhere(canvas), parts.ventricle)
             case _:
@@ -179,6 +177,15 @@ def _mass(
         )
         paint(part.hu, occupancy(core + rough, canvas.blur_mm), lesion.core_hu)
     return where, share
+
+
+def paint_fractures(canvas: Canvas, maps: HeadMaps, lesions: tuple[Lesion, ...]) -> Iterator[Share]:
+    """Cut each fracture that touches the canvas into the skull."""
+    for lesion in lesions:
+        if isinstance(lesion, Fracture):
+            found = _fracture(canvas, maps, lesion)
+            if found is not None:
+                yield lesion.finding, *found
 
 
 def _fracture(canvas: Canvas, maps: HeadMaps, lesion: Fracture) -> tuple[Box, Floats] | None:

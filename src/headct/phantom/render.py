@@ -16,11 +16,10 @@ from headct.errors import GeometryError
 from headct.phantom.brain import paint_brain
 from headct.phantom.canvas import Canvas
 from headct.phantom.fields import Floats, lattice_nodes, upsampling
-from headct.phantom.findings import Lesion, displacement
+from headct.phantom.findings import displacement
 from headct.phantom.head import AIR_HU as OUTSIDE_HU
 from headct.phantom.head import paint_head
-from headct.phantom.lesions import Share, paint_lesions
-from headct.phantom.profile import DRAWN_FINDINGS, FINDINGS
+from headct.phantom.lesions import Share, paint_fractures, paint_lesions
 from headct.phantom.scan import (
     ScanSpec,
     acquisition_grid,
@@ -30,6 +29,7 @@ from headct.phantom.scan import (
     mirrored,
 )
 from headct.phantom.scanner import Grid, apply_scanner, paint_table
+from headct.phantom.truth import describe
 from headct.volume.volume import AIR_HU, MAX_HU, MIN_HU
 
 __all__ = [
@@ -49,10 +49,10 @@ SUBSLICE_MM = 3.5
 """Slices further apart than this are averaged from several sub-slices."""
 BLOCK_VOXELS = 160_000
 """Voxels painted at a time: what fits into the cache."""
+VAULT_CENTRE_MM, VAULT_HALF_MM = (0.0, 0.0, 4.0), (69.0, 87.0, 68.0)
+"""Box of the intracranial space: the brain is painted in it alone."""
 CLEAR_MM = 3.0
 """Ingest keeps this much air around the head, at least one voxel."""
-SEEN_ML = 0.02
-"""A focal finding is labelled if at least this much of it is in the picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ def render_scan(
     if spec.mirror:
         stored = np.ascontiguousarray(stored[:, :, ::-1])
         found = {name: np.ascontiguousarray(mask[:, :, ::-1]) for name, mask in found.items()}
-    return Rendered(stored, found, _truth(spec, painted.volume_ml))
+    return Rendered(stored, found, describe(spec, painted.volume_ml))
 
 
 def _mirror(affine: NDArray[np.float64], n_columns: int) -> NDArray[np.float64]:
@@ -186,9 +186,16 @@ class _Painting:
         maps = paint_head(canvas, spec.anatomy, spec.swellings)
         clear_mm = max(CLEAR_MM, float(self.spacing.max()))
         self.near[start : start + canvas.hu.shape[0]] = maps.surface < clear_mm
-        parts = paint_brain(canvas, maps, spec.brain)
-        for share in paint_lesions(canvas, maps, parts, spec.lesions):
-            self._keep(share, start)
+        for share in paint_fractures(canvas, maps, spec.lesions):
+            self._keep(share, (start, 0, 0))
+        where = canvas.box(VAULT_CENTRE_MM, VAULT_HALF_MM)
+        if where is None:
+            return
+        inner, maps = canvas.part(where), maps.part(where)
+        parts = paint_brain(inner, maps, spec.brain)
+        offset = (start + where[0].start, where[1].start, where[2].start)
+        for share in paint_lesions(inner, maps, parts, spec.lesions):
+            self._keep(share, offset)
 
     def _paint_table(self, hu: Floats, start: int) -> None:
         low, _ = head_box_mm(self.spec)
@@ -197,9 +204,9 @@ class _Painting:
         grid = Grid.of((hu.shape[0], *self.shape[1:]), affine)
         paint_table(hu, grid, self.spec.acquisition.table, float(low[1]))
 
-    def _keep(self, share: Share, start: int) -> None:
-        finding, (z, y, x), values = share
-        z = slice(z.start + start, z.stop + start)
+    def _keep(self, share: Share, offset: tuple[int, int, int]) -> None:
+        finding, box, values = share
+        z, y, x = (slice(s.start + o, s.stop + o) for s, o in zip(box, offset, strict=True))
         total = float(values.sum(axis=(1, 2)) @ self.weights[z]) * self.voxel_ml
         self.volume_ml[finding] = self.volume_ml.get(finding, 0.0) + total
         if self.masks:
@@ -260,34 +267,3 @@ def _subslices(
     moved[:3, 3] = affine[:3, 3] + affine[:3, 0] * (place[0] / step)
     average[np.abs(average) < 1e-6] = 0
     return average.astype(np.float32), moved
-
-
-def _truth(spec: ScanSpec, volume_ml: dict[str, float]) -> dict[str, Any]:
-    labels = dict.fromkeys(FINDINGS, 0)
-    planted: dict[str, Any] = {}
-    for lesion in spec.lesions:
-        placed = lesion.finding not in ("atrophy", "oedema")
-        if placed and volume_ml.get(lesion.finding, 0.0) < SEEN_ML:
-            continue
-        labels[lesion.finding] = 1
-        planted[lesion.finding] = _describe(lesion, spec.mirror)
-    shift = spec.midline_shift_mm
-    labels["midline_shift"] = int(abs(shift) >= spec.shift_label_mm)
-    return {
-        "labels": labels,
-        "volume_ml": {f: round(volume_ml[f], 3) for f in DRAWN_FINDINGS if f in volume_ml},
-        "midline_shift_mm": round(shift, 2),
-        "findings": planted,
-    }
-
-
-def _describe(lesion: Lesion, mirror: bool) -> dict[str, Any]:
-    side = lesion.side
-    if mirror and side in ("left", "right"):
-        side = "left" if side == "right" else "right"
-    return {
-        "side": side,
-        "location": lesion.location,
-        "hu": round(lesion.hu, 1),
-        "severity": round(lesion.severity, 3),
-    }
