@@ -1,0 +1,66 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from headct.config import load_recipe, to_toml
+from headct.errors import UsageError
+from headct.model.encoder import ENCODERS
+from headct.objective.joint import JointObjective
+from headct.train.pretrain import view_maker
+from headct.train.recipe import PretrainRecipe
+from headct.volume.preprocessing import PRESETS
+
+from .tiny import recipe
+
+NAMES = ["demo", "small", "base"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_fits_the_grid_of_its_name(name):
+    loaded = load_recipe(name, PretrainRecipe)
+    assert loaded.name == name
+    maker = view_maker(loaded, SimpleNamespace(preprocessing=PRESETS[name]))
+    assert all(edges for edges in maker.global_edges)
+    with torch.device("meta"):
+        objective = JointObjective(loaded.objective, loaded.encoder)
+    assert objective.teacher is not None
+    assert objective.decoder is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_resolved_recipe_says_the_same(name, tmp_path):
+    loaded = load_recipe(name, PretrainRecipe)
+    (tmp_path / "config.toml").write_text(to_toml(loaded))
+    again = load_recipe(tmp_path / "config.toml", PretrainRecipe)
+    assert again == loaded
+    assert again.hash == loaded.hash
+    assert not again.differences(loaded)
+
+
+def test_a_preset_encoder_can_be_changed():
+    loaded = load_recipe("demo", PretrainRecipe, ["encoder={preset = 'demo', depth = 2}"])
+    assert loaded.encoder == ENCODERS["demo"].model_copy(update={"depth": 2})
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("encoder=demoo", "no encoder preset 'demoo'"),
+        ("optim.learning_rate=1", "optim.learning_rate: unknown key"),
+        ("views.crop.n_globals=1", "did you mean n_global?"),
+        ("steps=0", "steps"),
+        ("views.augment.noise.probability=2", "noise.probability"),
+    ],
+)
+def test_faults_are_named(setting, words):
+    with pytest.raises(UsageError) as error:
+        load_recipe("demo", PretrainRecipe, [setting])
+    assert words in error.value.message
+
+
+def test_the_hash_leaves_out_what_changes_nothing():
+    base = recipe()
+    assert base.hash == recipe(record={"checkpoint_every": 7}, name="other").hash
+    assert base.hash != recipe(seed=4).hash
+    assert base.differences(recipe(seed=4, optim={"lr": 0.1})) == ["optim.lr", "seed"]
