@@ -163,12 +163,12 @@ def test_the_patients_right_is_on_the_left_and_anterior_is_up():
 
 def test_a_montage_has_the_true_shape_and_shows_the_map_in_colour():
     scan = ball()
-    picture = matplotlib.image.imread(io.BytesIO(montage(scan.hu, None, (3.3, 3.3, 3.3))))
+    picture = matplotlib.image.imread(io.BytesIO(montage(scan.hu, [], (3.3, 3.3, 3.3))))
     height, width = picture.shape[:2]
     assert height / (width / 8) == pytest.approx(64 / 48, rel=0.02)
     heat = np.zeros(GRID.shape_zyx, dtype=np.float32)
     heat[:, 40:, 30:] = 1  # anterior right of the patient
-    both = matplotlib.image.imread(io.BytesIO(montage(scan.hu, heat, (3.3, 3.3, 3.3))))
+    both = matplotlib.image.imread(io.BytesIO(montage(scan.hu, [heat], (3.3, 3.3, 3.3))))
     colour = np.ptp(both[..., :3], axis=2)
     middle = colour[height:, width * 4 // 8 : width * 5 // 8]
     quarter = middle.shape[0] // 2, middle.shape[1] // 2

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from headct.errors import HeadctError, LabelError, MismatchError, UsageError
+from headct.errors import CheckpointError, HeadctError, LabelError, MismatchError, UsageError
 from headct.evaluate.collect import RunKey, collect
 from headct.evaluate.evaluation import EvaluationConfig, evaluate
 
@@ -206,6 +206,13 @@ def test_one_task_named_twice_is_an_error(make_task, cohort, tmp_path):
     task = make_task(cohort, "probe")
     with pytest.raises(HeadctError, match="same run"):
         evaluate([task, task], tmp_path / "eval", QUICK)
+
+
+def test_a_folder_or_file_that_is_no_task_is_named(tmp_path):
+    (tmp_path / "thing").touch()
+    for name in ("thing", "nothing"):
+        with pytest.raises(CheckpointError, match=name):
+            collect([tmp_path / name])
 
 
 def test_two_truths_for_one_scan_are_an_error(make_task, cohort):

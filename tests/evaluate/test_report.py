@@ -182,7 +182,7 @@ def test_a_method_below_its_floor_is_said_to_be_below_it(make_task, cohort, tmp_
     floor = answers(results, "finetune")[0]
     assert floor.verdict == "worse"
     assert floor.sentence.startswith("No, it is worse")
-    assert "What the network adds" in floor.sentence
+    assert "not shown everywhere that the network adds" in floor.sentence
 
 
 def test_the_account_adds_up_and_lists_what_was_refused_escaped(store, page):
@@ -198,7 +198,7 @@ def test_pretraining_curves_and_panel_are_shown(page):
     text = page.read_text()
     assert "1 steps were not applied" in text
     assert "Step 200: input" in text
-    assert "Pretraining: losses, collapse guards" in text
+    assert "Pretraining: losses and collapse guards" in text
 
 
 def test_a_bare_evaluation_makes_a_page_too(evaluation):

@@ -6,11 +6,12 @@ Maps live on the canonical grid, so they have the affine of the scan and lie on 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -36,6 +37,7 @@ from headct.volume.window import BRAIN
 Heat = NDArray[np.float32]
 Head = Callable[[Tokens], Tensor]
 AIR_HU = -500
+SLICE_PIXELS = 132
 
 
 def attention_volume(bundle: Bundle, volume: Volume) -> Volume:
@@ -136,55 +138,67 @@ def _on_grid(bundle: Bundle, volume: Volume, weights: Tensor, name: str) -> Volu
 
 
 def montage(
-    hu: NDArray[np.int16], heat: Heat | None, spacing_mm_zyx: Zyx, *, n_slices: int = 8
+    hu: NDArray[np.int16], heats: Sequence[Heat], spacing_mm_zyx: Zyx, *, n_slices: int = 8
 ) -> bytes:
-    """Axial slices in the brain window from below to above; with a map, a second row shows it.
+    """Axial slices in the brain window from below to above, and a row of them under each map.
 
-    Radiological convention: anterior up, the patient's right on the left, marked R and L.
+    Radiological convention: anterior up, the patient's right on the left, marked R and L. Colour
+    starts at the median of a map over tissue: what is like everywhere else stays grey.
 
     Args:
         hu: canonical, [z y x].
-        heat: [z y x] in [0, 1], or none.
+        heats: maps, each [z y x] in [0, 1].
         spacing_mm_zyx: mm, so that pixels have their true shape.
         n_slices: columns.
 
     Returns:
         A PNG.
     """
+    places = shown_slices(hu, n_slices)
     _, mm_y, mm_x = spacing_mm_zyx
-    rows = 1 if heat is None else 2
-    height = 1.35 * hu.shape[1] * mm_y / (hu.shape[2] * mm_x)
-    figure = Figure(figsize=(1.35 * n_slices, height * rows), facecolor="black", dpi=110)
-    axes = figure.subplots(rows, n_slices, squeeze=False)
-    figure.subplots_adjust(0, 0, 1, 1, 0.02, 0.02)
-    for column, z in enumerate(shown_slices(hu, n_slices)):
-        for row in range(rows):
-            axis = axes[row, column]
-            grey = radiological(BRAIN.apply(hu[z].astype(np.float32)))
-            axis.imshow(grey, cmap="gray", vmin=-1, vmax=1, aspect=mm_y / mm_x)
-            axis.set_axis_off()
-            if row and heat is not None:
-                warm = radiological(heat[z])
-                axis.imshow(
-                    warm, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * warm, aspect=mm_y / mm_x
-                )
-        for x, side in ((0.04, "R"), (0.96, "L")):
-            axes[0, column].text(
-                *(x, 0.96, side),
-                transform=axes[0, column].transAxes,
-                color="#dddddd",
-                fontsize=7,
-                va="top",
-                ha="left" if side == "R" else "right",
-            )
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", facecolor="black")
-    return picture.getvalue()
+    size = round(SLICE_PIXELS * hu.shape[1] * mm_y / (hu.shape[2] * mm_x)), SLICE_PIXELS
+    grey = _resized(BRAIN.apply(hu[places].astype(np.float32)) / 2 + 0.5, size)[..., None]
+    rows = [grey.repeat(3, axis=-1)]
+    for heat in heats:
+        shown = _resized(_above_median(heat, hu > AIR_HU)[places], size)
+        warm = colormaps["inferno"](shown)[..., :3]
+        share = 0.8 * shown[..., None]
+        rows.append(grey * (1 - share) + warm * share)
+    picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    return _marked_png(picture, n_slices)
+
+
+def _above_median(heat: Heat, tissue: NDArray[np.bool_]) -> Heat:
+    """0 up to the median over tissue, 1 at its top half percent."""
+    low, high = np.quantile(heat[tissue], [0.5, 0.995]) if tissue.any() else (0.0, 1.0)
+    scaled: Heat = ((heat - low) / max(float(high - low), 1e-6)).clip(0, 1).astype(np.float32)
+    return scaled * tissue
+
+
+def _resized(slices: Heat, size: tuple[int, int]) -> Heat:
+    """Axial slices [n y x] turned as people look at them, in pixels [n height width]."""
+    turned = torch.from_numpy(np.stack([radiological(one) for one in slices]))
+    bigger = F.interpolate(turned[:, None], size=size, mode="bilinear", antialias=True)
+    return np.asarray(bigger[:, 0].numpy())
+
+
+def _marked_png(picture: NDArray[np.float64], n_slices: int) -> bytes:
+    """The picture [height width 3] with R and L on the slices of its first row."""
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    figure.figimage(picture.clip(0, 1), origin="upper")
+    for column in range(n_slices):
+        for place, side in ((0.06, "R"), (0.94, "L")):
+            x, y = (column + place) / n_slices, 1 - 5 / height
+            figure.text(x, y, side, color="#dddddd", fontsize=6.5, va="top", ha="center")
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
 
 
 def radiological(axial: NDArray[np.float32]) -> NDArray[np.float32]:
     """An axial slice [y x] of a canonical volume as people look at it: from the patient's feet."""
-    return axial[::-1, ::-1]
+    return np.ascontiguousarray(axial[::-1, ::-1])
 
 
 def shown_slices(hu: NDArray[np.int16], n_slices: int) -> list[int]:

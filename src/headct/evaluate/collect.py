@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from headct.adapt.predictions import SCHEMA
 from headct.adapt.task import PREDICTIONS, TaskInfo, load_task
-from headct.errors import HeadctError, LabelError, MismatchError
+from headct.errors import CheckpointError, HeadctError, LabelError, MismatchError
 from headct.evaluate.metrics import Floats
 
 UNKNOWN = -1
@@ -90,7 +90,7 @@ def collect(tasks: Sequence[Path]) -> Collection:
         MismatchError: predictions that are not those of the task, or of two preprocessings.
         CheckpointError: a folder that is no task.
     """
-    infos = tuple(load_task(folder).info for folder in tasks)
+    infos = tuple(_info(folder) for folder in tasks)
     tables = [_read(n, folder, infos[n]) for n, folder in enumerate(tasks)]
     table = pa.concat_tables(tables)
     _require_one_story(table)
@@ -111,6 +111,12 @@ def collect(tasks: Sequence[Path]) -> Collection:
     parts.sort(key=lambda part: (not part.internal, part.site))
     thresholds = {run: dict(infos[task].thresholds) for run, task in runs.items()}
     return Collection(findings, tuple(parts), infos, thresholds)
+
+
+def _info(folder: Path) -> TaskInfo:
+    if folder.is_file():
+        raise CheckpointError(f"{folder.name!r} is a file, not a task", remedy="give task folders")
+    return load_task(folder).info
 
 
 def _read(number: int, folder: Path, info: TaskInfo) -> pa.Table:

@@ -25,6 +25,8 @@ from headct.evaluate.theme import (
 )
 
 SHOWN_IN_CALIBRATION = 4
+FEW_CASES = 10
+"""Bins with fewer are drawn pale."""
 
 
 def site_title(site: Row) -> str:
@@ -173,12 +175,13 @@ def calibration_figure(results: Results) -> Markup:
 
 
 def _reliability(axis: Axes, points: list[Row], method: str) -> None:
-    x, y = [row["mean_score"] for row in points], [row["observed"] for row in points]
+    many = [row for row in points if row["n"] >= FEW_CASES]
     for row in points:
-        axis.plot(
-            [row["mean_score"]] * 2, [row["lo"], row["hi"]], color=colour(method), alpha=0.35, lw=1
-        )
-    axis.plot(x, y, color=colour(method), marker="o", markersize=4, linewidth=1.5)
+        at, shade = row["mean_score"], 1.0 if row["n"] >= FEW_CASES else 0.25
+        axis.plot([at, at], [row["lo"], row["hi"]], color=colour(method), alpha=0.4 * shade, lw=1)
+        axis.plot(at, row["observed"], "o", color=colour(method), markersize=4, alpha=shade)
+    x, y = [row["mean_score"] for row in many], [row["observed"] for row in many]
+    axis.plot(x, y, color=colour(method), linewidth=1.5)
 
 
 def _point(axis: Axes, found: Estimate, y: float, method: str, size: float = 4.5) -> None:

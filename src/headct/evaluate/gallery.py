@@ -34,17 +34,15 @@ RULE = (
 
 @dataclass(frozen=True)
 class Panel:
-    """One scan and finding, with its slices and maps as PNG data URIs."""
+    """One scan and finding; `picture` is a PNG data URI: slices, attention, gradient-weighted."""
 
-    title: str
     scan_id: str
     site: str
     finding: str
     y_true: int
     y_score: float
     threshold: float | None
-    attention: str
-    gradient: str | None
+    picture: str
 
     @property
     def outcome(self) -> str:
@@ -120,18 +118,13 @@ def _panel(store: Store, task: Task, bundle: Bundle, row: Row) -> Panel:
     weighted = gradient_attention_volume(
         bundle, head_of(task), task.info.findings.index(row["finding"]), volume
     )
-    pictures = [
-        data_uri(montage(volume.hu, np.asarray(heat.hu), volume.spacing_mm_zyx))
-        for heat in (plain, weighted)
-    ]
+    heats = [np.asarray(heat.hu) for heat in (plain, weighted)]
     return Panel(
-        title=row["finding"],
         scan_id=row["scan_id"],
         site=row["site"],
         finding=row["finding"],
         y_true=row["y_true"],
         y_score=row["y_score"],
         threshold=task.info.thresholds.get(row["finding"]),
-        attention=pictures[0],
-        gradient=pictures[1],
+        picture=data_uri(montage(volume.hu, heats, volume.spacing_mm_zyx)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,11 +68,11 @@ def _against(results: Results, lead: str, floor: str, question: str) -> Answer |
         return None
     verdicts = {verdict(row) for _, row in compared}
     overall: Verdict = verdicts.pop() if len(verdicts) == 1 else "unclear"
-    parts = [f"{_outcome(row)} {_role(site)}ly" for site, row in compared]
-    sentence = f"{_opening(overall, len(compared))}: {'; '.join(parts)}."
+    parts = [_outcome(site, row) for site, row in compared]
+    sentence = f"{_opening(overall, len(compared))}: {', '.join(parts)}."
     if floor == HISTOGRAM and overall != "better":
         sentence += (
-            " What the network adds over counting Hounsfield units is not shown at every site."
+            " So it is not shown everywhere that the network adds to counting Hounsfield units."
         )
     return Answer(question, sentence, overall)
 
@@ -91,9 +92,10 @@ def _opening(overall: Verdict, n_sites: int) -> str:
     }[overall]
 
 
-def _outcome(row: Row) -> str:
-    interval = f"{row['difference']:+.3f} ({between(row['lo'], row['hi'], sign=True)})"
-    return interval if verdict(row) != "unclear" else f"{interval}, which includes no difference,"
+def _outcome(site: Row, row: Row) -> str:
+    interval = between(row["lo"], row["hi"], sign=True)
+    doubt = "; no difference lies within" if verdict(row) == "unclear" else ""
+    return f"{signed(row['difference'])} {_role(site)}ly ({interval}{doubt})"
 
 
 def _carries_over(results: Results, lead: str) -> Answer | None:
@@ -116,9 +118,14 @@ def _carries_over(results: Results, lead: str) -> Answer | None:
 
 def between(lo: float, hi: float, *, sign: bool = False) -> str:
     """An interval in words: `0.711 to 0.790`."""
-    if lo != lo:
+    if not math.isfinite(lo):
         return "no interval"
-    return f"{lo:+.3f} to {hi:+.3f}" if sign else f"{lo:.3f} to {hi:.3f}"
+    return f"{signed(lo)} to {signed(hi)}" if sign else f"{lo:.3f} to {hi:.3f}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign; a dash where there is none."""
+    return f"{value:+.3f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def _role(site: Row) -> str:

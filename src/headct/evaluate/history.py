@@ -21,7 +21,8 @@ from headct.run import read_jsonl
 
 Row = dict[str, Any]
 ITEMS = "items.jsonl"
-GUARDS = ("cls_std", "effective_rank", "teacher_entropy", "target_entropy")
+TITLES = ("Losses", "Guards: spread of CLS", "Guards: effective rank of CLS")
+GUARDS = ("cls_std", "teacher_entropy", "target_entropy")
 COLOURS = ("#2f7de1", "#e8912d", "#12a594", "#d6457b", "#8e5bd0", "#9aa1ab", "#5b9e3d", "#c8553d")
 
 
@@ -87,8 +88,20 @@ def pretraining(run: Path) -> Pretraining:
         n_steps=rows[-1]["step"],
         n_scans=rows[-1]["seen_scans"],
         n_not_applied=sum(not row.get("applied", True) for row in rows),
-        alarms=sorted({text for row in rows for text in row.get("alarms", [])})[:10],
+        alarms=_alarms(rows),
     )
+
+
+def _alarms(rows: list[Row]) -> list[str]:
+    """The first alarm of each kind and how often it was raised."""
+    texts = [text for row in rows for text in row.get("alarms", [])]
+    first: dict[str, str] = {}
+    for text in texts:
+        first.setdefault(text.partition("(")[0], text)
+    return [
+        f"{text}, raised {sum(t.startswith(kind) for t in texts)} times"
+        for kind, text in first.items()
+    ]
 
 
 def data_uri(png: bytes) -> str:
@@ -103,12 +116,12 @@ def _curves(rows: list[Row]) -> Markup:
     with styled():
         figure, axes = new_figure(2.9, 3, share_y=False)
         for axis, shown, title in zip(
-            axes, (losses, guards, ["lr"]), ("Losses", "Guards", "Learning rate"), strict=True
+            axes, (losses, guards, ["effective_rank"]), TITLES, strict=True
         ):
             _lines(axis, rows, shown)
             axis.set(title=title, xlabel="step")
             axis.grid(axis="y")
-    return to_svg(figure, "Pretraining: losses, collapse guards and learning rate by step")
+    return to_svg(figure, "Pretraining: losses and collapse guards by step")
 
 
 def _lines(axis: Axes, rows: list[Row], names: list[str]) -> None:

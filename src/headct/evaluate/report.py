@@ -19,7 +19,7 @@ from headct.evaluate import figures
 from headct.evaluate.checklist import checklist
 from headct.evaluate.comparisons import MACRO
 from headct.evaluate.gallery import RULE, Panel, gallery
-from headct.evaluate.headline import HISTOGRAM, answers, between, lead_method, opening
+from headct.evaluate.headline import HISTOGRAM, answers, between, lead_method, opening, signed
 from headct.evaluate.history import Account, Pretraining, ingest_account, pretraining
 from headct.evaluate.results import Estimate, Results, Row, read_results
 from headct.evaluate.theme import colour, finding_name, method_name
@@ -102,7 +102,7 @@ def render(
 
 
 def _cards(results: Results, lead: str) -> list[Row]:
-    """The few numbers on top: macro AUROC of the lead method, and what it is above."""
+    """The few numbers on top: macro AUROC of the lead method, and less its floors."""
     cards: list[Row] = []
     for site in results.sites:
         found = results.metric(lead, site["site"], MACRO, "auroc")
@@ -114,7 +114,7 @@ def _cards(results: Results, lead: str) -> list[Row]:
                 if row and floor != lead:
                     found = Estimate(row["difference"], row["lo"], row["hi"])
                     where = "internal" if site["internal"] else "external"
-                    label = f"above {method_name(floor)}, {where}"
+                    label = f"minus {method_name(floor)}, {where}"
                     cards.append({"label": label, "found": found, "difference": True})
     return cards
 
@@ -136,7 +136,7 @@ def _figures(results: Results) -> Row:
 
 def _operating(results: Results, lead: str) -> list[Row]:
     """Sensitivity and the rest at the fixed threshold, per finding and site."""
-    names = ("sensitivity", "specificity", "ppv", "npv", "prevalence")
+    names = ("sensitivity", "specificity", "ppv", "npv")
     thresholds = next(a["thresholds"] for a in results.summary["methods"] if a["method"] == lead)
     return [
         {
@@ -173,11 +173,6 @@ def _provenance(results: Results) -> list[tuple[str, Any]]:
 def area(value: float) -> str:
     """A number between 0 and 1 with three digits; a dash where there is none."""
     return f"{value:.3f}" if math.isfinite(value) else "–"
-
-
-def signed(value: float) -> str:
-    """A difference with its sign."""
-    return f"{value:+.3f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def percent(value: float) -> str:
