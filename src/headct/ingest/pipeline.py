@@ -17,11 +17,11 @@ from headct.errors import UsageError
 from headct.ingest.criteria import Criteria
 from headct.ingest.series import Item, Settings, Task, lost, process
 from headct.ingest.summary import write_summary
-from headct.ingest.workers import run_in_order
 from headct.progress import tracking
 from headct.run import write_run_record
 from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import Preprocessing
+from headct.workers import run_in_order
 
 CONFIG = "config.toml"
 

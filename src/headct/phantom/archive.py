@@ -32,9 +32,9 @@ from headct.phantom.plan import Study, plan_studies
 from headct.phantom.pool import write_pool
 from headct.phantom.profile import FINDINGS, PhantomPreset
 from headct.phantom.study import StudyJob, StudyRecord, make_study
-from headct.phantom.workers import in_order
 from headct.progress import tracking
 from headct.run import append_jsonl, read_jsonl, write_run_record
+from headct.workers import run_in_order
 
 CONFIG = "config.toml"
 JOURNAL = ".journal.jsonl"
@@ -113,10 +113,10 @@ def _make_studies(
     write_text(journal, "".join(json.dumps(row) + "\n" for row in records.values()))
     shutil.rmtree(folder / STAGING, ignore_errors=True)
     left = [study for study in studies if study.index not in records]
-    jobs = [StudyJob(preset, study, str(folder)) for study in left]
+    tasks = [StudyJob(preset, study, str(folder)) for study in left]
     with tracking("studies", len(studies), "studies") as tracker:
         tracker.advance(len(records))
-        for record in in_order(make_study, jobs, n_workers):
+        for record in run_in_order(make_study, tasks, n_workers if n_workers > 1 else 0):
             append_jsonl(journal, [dict(record)])
             records[record["index"]] = record
             tracker.advance()

@@ -17,10 +17,10 @@ from headct.phantom.plan import POOL_PATIENTS_FROM, archive_sites
 from headct.phantom.profile import PhantomPreset
 from headct.phantom.render import render_scan
 from headct.phantom.scan import ScanSpec, canonical_affine, draw_scan
-from headct.phantom.workers import in_order
 from headct.progress import tracking
 from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import PRESETS
+from headct.workers import run_in_order
 
 SCANS_PER_JOB = 8
 
@@ -43,10 +43,10 @@ def write_pool(preset: PhantomPreset, folder: Path, n_workers: int) -> int:
     """
     with StoreWriter(folder, PRESETS[preset.pool_grid]) as store:
         starts = range(len(store), preset.n_pool, SCANS_PER_JOB)
-        jobs = (_Job(preset, i, min(i + SCANS_PER_JOB, preset.n_pool)) for i in starts)
+        tasks = [_Job(preset, i, min(i + SCANS_PER_JOB, preset.n_pool)) for i in starts]
         with tracking("pool", preset.n_pool) as tracker:
             tracker.advance(len(store))
-            for scans in in_order(_render, jobs, n_workers):
+            for scans in run_in_order(_render, tasks, n_workers if n_workers > 1 else 0):
                 for hu, row in scans:
                     store.add([_item(row)], [(hu, row)])
                 tracker.advance(len(scans))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headct.ingest.workers import run_in_order
+from headct.workers import run_in_order
 
 
 def square(n: int) -> int:

@@ -12,7 +12,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import NoReturn, TypeVar
+
+from headct.errors import HeadctError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,8 +24,20 @@ AHEAD = 4
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
 
+def worker_died(_task: object) -> NoReturn:
+    """What to do with a lost task where nothing better is known."""
+    raise HeadctError(
+        "a worker process was killed twice on the same task (out of memory?)",
+        code="worker-died",
+        remedy="give it more memory, or fewer --jobs; the same command goes on",
+    )
+
+
 def run_in_order(
-    function: Callable[[T], R], tasks: Sequence[T], jobs: int, lost: Callable[[T], R]
+    function: Callable[[T], R],
+    tasks: Sequence[T],
+    jobs: int,
+    lost: Callable[[T], R] = worker_died,
 ) -> Iterator[R]:
     """`function` of each task, in the order of the tasks.
 
@@ -34,7 +48,7 @@ def run_in_order(
         function: a pure function that can be pickled.
         tasks: what to run.
         jobs: processes of one thread each; 0 runs everything in this process.
-        lost: the result of a task that kills its worker.
+        lost: the result of a task that kills its worker; by default an error.
     """
     if jobs == 0:
         yield from map(function, tasks)
