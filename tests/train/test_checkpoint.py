@@ -69,7 +69,9 @@ def test_a_flipped_bit_is_found(tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(CheckpointError, match="altered"):
         read_checkpoint(path)
-    assert latest_checkpoint(tmp_path) is None
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints is whole"):
+        latest_checkpoint(tmp_path)
+    assert latest_checkpoint(tmp_path / "nothing yet") is None
 
 
 def test_another_architecture_is_an_error_with_its_keys(tmp_path):

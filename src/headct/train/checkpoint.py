@@ -80,12 +80,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint; damaged ones are named on stderr and passed over."""
-    for path in _newest_first(folder):
+    """The newest whole checkpoint, None where there is none yet; damaged ones are passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+    """
+    paths = _newest_first(folder)
+    for path in paths:
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
             print(f"{error}; trying the one before", file=sys.stderr)
+    if paths:
+        raise CheckpointError(
+            f"none of the {len(paths)} checkpoints is whole",
+            remedy="restore one from a copy, or remove the run and start again",
+        )
     return None
 
 

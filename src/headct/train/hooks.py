@@ -84,7 +84,7 @@ def show_progress(tracker: Tracker) -> Callable[[TrainState, StepRecord], None]:
     return advance
 
 
-def trim_metrics(path: Path, step: int) -> None:
+def trim_steps(path: Path, step: int) -> None:
     """Take out the lines after `step`, which a resumed run will write again."""
     if path.exists():
         rows = [row for row in read_jsonl(path) if row["step"] <= step]

@@ -31,7 +31,7 @@ from headct.progress import tracking
 from headct.run import append_jsonl, git_commit, write_run_record
 from headct.store.store import Store, open_store
 from headct.train.checkpoint import Checkpointer, latest_checkpoint, remove_leftovers, restore
-from headct.train.hooks import MetricsWriter, NonFiniteWriter, show_progress, trim_metrics
+from headct.train.hooks import MetricsWriter, NonFiniteWriter, show_progress, trim_steps
 from headct.train.loop import Hook, LoopConfig, TrainState, fit
 from headct.train.optim import make_optimizer
 from headct.train.panel import PanelWriter
@@ -195,7 +195,6 @@ class PretrainRun:
 
     def _metrics_writer(self) -> MetricsWriter:
         path = self.folder / "metrics.jsonl"
-        trim_metrics(path, self.state.step)
         return MetricsWriter(path, self.recipe.record.metrics_every, alarms)
 
     def _nonfinite_writer(self) -> NonFiniteWriter:
@@ -246,6 +245,8 @@ class PretrainRun:
         remove_leftovers(self.checkpoints.folder)
         if not resumed:
             write_run_record(self.folder, self.recipe, seed=self.recipe.seed, verb="pretrain")
+        for name in ("metrics.jsonl", "nonfinite.jsonl"):
+            trim_steps(self.folder / name, self.state.step)
         self._note("resumed" if resumed else "started")
 
     def _note(self, event: str) -> None:
