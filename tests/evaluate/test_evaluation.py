@@ -15,6 +15,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from headct.errors import CheckpointError, HeadctError, LabelError, MismatchError, UsageError
 from headct.evaluate.collect import RunKey, collect
 from headct.evaluate.evaluation import EvaluationConfig, evaluate
+from headct.evaluate.headline import answers, opening
+from headct.evaluate.results import read_results
 
 QUICK = EvaluationConfig(n_boot=60, min_positives=3)
 
@@ -137,6 +139,18 @@ def test_too_few_positives_is_said_and_kept_out_of_the_macro_mean(make_task, coh
     shared = {"site": "hospital-a", "metric": "auroc"}
     two = [one(rows, **shared, finding=name)["value"] for name in ("sdh", "iph")]
     assert one(rows, **shared, finding="macro")["value"] == pytest.approx(np.mean(two))
+
+
+def test_a_site_without_enough_positives_of_anything_has_no_macro_score_and_says_so(
+    make_task, cohort, tmp_path
+):
+    task = make_task(cohort, "finetune", 1.0)
+    evaluate([task], tmp_path / "eval", EvaluationConfig(n_boot=20, min_positives=10_000))
+    rows = table(tmp_path / "eval", "metrics")
+    assert {row["enough"] for row in rows} == {False}
+    results = read_results(tmp_path / "eval")
+    assert "no score, for want of positives, at hospital-a" in opening(results, "finetune")
+    assert answers(results, "finetune") is not None
 
 
 def test_a_finding_that_one_method_lacks_leaves_the_macro_mean_of_all(make_task, cohort, tmp_path):

@@ -41,7 +41,10 @@ def opening(results: Results, lead: str) -> str:
     for site in results.sites:
         found = results.metric(lead, site["site"], MACRO, "auroc")
         where = f"at {site['site'] or 'the only site'} ({_role(site)})"
-        parts.append(f"{found.value:.3f} ({between(found.lo, found.hi)}) {where}")
+        score = f"{found.value:.3f} ({between(found.lo, found.hi)})"
+        if not site["in_macro"]:
+            score = "no score, for want of positives,"
+        parts.append(f"{score} {where}")
     labels = next(a["n_train"] for a in results.summary["methods"] if a["method"] == lead)
     n_findings = max(len(site["in_macro"]) for site in results.sites)
     return (

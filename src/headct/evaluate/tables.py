@@ -72,13 +72,21 @@ def label_efficiency_rows(collection: Collection, estimates: Sequence[SiteEstima
     rows = []
     for found, arm in itertools.product(estimates, arms):
         areas = [areas_of_run(found.site, run) for run in arm.runs(found.site.scores)]
-        draws = np.stack([np.vstack([a, a[found.in_macro].mean(axis=0)]) for a in areas])
+        draws = np.stack([np.vstack([a, macro_of(a, found)]) for a in areas])
         for (f, finding), (m, metric) in itertools.product(enumerate(names), enumerate(AREAS)):
             if np.isfinite(draws[:, f, m]).all():
                 where = {"site": found.site.site, "internal": found.site.internal}
                 what = {"finding": finding, "metric": metric}
                 rows.append(asdict(arm) | where | what | _spread(draws[:, f, m]))
     return rows
+
+
+def macro_of(areas: Floats, found: SiteEstimates) -> Floats:
+    """Mean over the findings that count at a site [m]; nan where none has enough positives."""
+    if not found.in_macro.any():
+        return np.full(areas.shape[1], np.nan)
+    mean: Floats = areas[found.in_macro].mean(axis=0)
+    return mean
 
 
 def _spread(values: Floats) -> Row:
