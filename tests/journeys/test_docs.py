@@ -49,12 +49,10 @@ def command_of(words):
     return command, words
 
 
-@pytest.mark.parametrize("line", headct_lines())
+@pytest.mark.parametrize("line", list(headct_lines()))
 def test_headct_commands_in_docs_name_real_verbs_and_options(line):
-    words = shlex.split(line.split(" #")[0])[1:]
-    if "|" in words:
-        words = words[: words.index("|")]
-    command, rest = command_of([w for w in words if w not in {"||", "true"}])
+    words = shlex.split(re.split(r" #|\|", line)[0])[1:]
+    command, rest = command_of(words)
     known = {name for parameter in command.params for name in parameter.opts}
     known |= {name for parameter in command.params for name in parameter.secondary_opts}
     known |= {"--help", "-h", "--version"}
@@ -75,7 +73,7 @@ def pages_that_run():
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("journey")
-@pytest.mark.parametrize("page", pages_that_run())
+@pytest.mark.parametrize("page", list(pages_that_run()))
 def test_commands_in_docs_run(page, tmp_path):
     lines = [line for info, lines in blocks(page) if not info for line in lines]
     script = "\n".join(["set -e", *(line for line in lines if line not in IN_CI_ITSELF)])
