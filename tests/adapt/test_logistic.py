@@ -34,6 +34,17 @@ def test_the_fit_is_that_of_scikit_learn(n, d):
             np.testing.assert_allclose(fitted.scores(x)[:, k, f], expected, atol=2e-3)
 
 
+def test_evenness_is_the_plain_fit_on_stretched_features():
+    x, y = data(80, 20)
+    strengths = np.array([1e-2])
+    centred = x - x.mean(0)
+    _, spread, directions = np.linalg.svd(centred, full_matrices=False)
+    stretched = centred @ directions.T * (spread / spread[0]) ** -0.5
+    expected = fit_logistic(stretched, y, strengths).scores(stretched)
+    own = fit_logistic(x, y, strengths, evenness=0.5).scores(x)
+    np.testing.assert_allclose(own, expected, atol=1e-4)
+
+
 def test_unknown_labels_count_as_if_the_scan_were_not_there():
     x, y = data(120, 10)
     holes = y.copy()

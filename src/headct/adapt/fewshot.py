@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from headct.adapt.features import FeatureTable
 from headct.adapt.logistic import fit_logistic
@@ -34,6 +35,8 @@ class FewshotConfig(Config):
     """Draws per K; the mean and spread over them is reported."""
     strength_c: float = 1e-3
     """Inverse strength of the L2 term: fixed beforehand, as K scans cannot choose it."""
+    evenness: float = Field(default=0.5, ge=0, le=1)
+    """As in the probe."""
 
 
 def run_fewshot(
@@ -130,7 +133,8 @@ def _scores(
         for rows in (shots, labels.positions("test"))
     )
     y = labels.values[shots, finding : finding + 1]
-    return fit_logistic(x, y, np.array([config.strength_c])).scores(x_test)[:, 0, 0]
+    strength = np.array([config.strength_c])
+    return fit_logistic(x, y, strength, config.evenness).scores(x_test)[:, 0, 0]
 
 
 def draw_shots(labels: Labels, finding: int, k: int, draw: int, seed: int) -> NDArray[np.int64]:

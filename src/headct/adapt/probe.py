@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from headct.adapt.features import FeatureTable
 from headct.adapt.logistic import Logistic, cross_validated_loss, draw_folds, fit_logistic
@@ -32,8 +33,10 @@ SEED_TRAIN_DRAW = 1
 class ProbeConfig(Config):
     """How the probe is fitted."""
 
-    strengths_c: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    """Inverse strengths of the L2 term that cross-validation chooses from."""
+    strengths_c: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    """Inverse strengths of the L2 term; cross-validation chooses one for all findings."""
+    evenness: float = Field(default=0.5, ge=0, le=1)
+    """How far directions of small spread are stretched before the L2 term: 0 not, 1 to equal."""
     n_folds: int = 5
     """Folds of the inner cross-validation; patients stay whole."""
     threshold_specificity: float = 0.9
@@ -89,7 +92,7 @@ def run_probe(
         n_train=n_train,
         n_positive=n_positive,
         seed=seed,
-        regularisation_c=dict(zip(labels.findings, chosen, strict=True)),
+        regularisation_c=chosen,
     )
     with replacing_folder(out) as folder:
         _write(folder, info, labels, scores, readout, head)
@@ -122,8 +125,10 @@ def _write(
 
 def fit_head(
     x: NDArray[np.float64], labels: Labels, config: ProbeConfig, seed: int
-) -> tuple[Logistic, list[float]]:
+) -> tuple[Logistic, float]:
     """Weights [f d] and biases [f] with the strength that lost least on held-out patients.
+
+    One strength serves all findings: one for each, chosen from some tens of positives, is noise.
 
     Args:
         x: standardised features of the train scans, [n d].
@@ -132,15 +137,14 @@ def fit_head(
         seed: of the folds.
 
     Returns:
-        The head, and the chosen strength of each finding.
+        The head, and the chosen strength.
     """
     strengths = np.asarray(config.strengths_c)
     fold = draw_folds(labels.patient_id, labels.values, config.n_folds, seed)
-    best = cross_validated_loss(x, labels.values, strengths, fold).argmin(0)
-    fits = fit_logistic(x, labels.values, strengths)
-    finding = np.arange(len(best))
-    head = Logistic(fits.weight[best, finding], fits.bias[best, finding])
-    return head, strengths[best].tolist()
+    losses = cross_validated_loss(x, labels.values, strengths, fold, config.evenness)
+    best = losses.mean(1).argmin()
+    fit = fit_logistic(x, labels.values, strengths[best : best + 1], config.evenness)
+    return Logistic(fit.weight[0], fit.bias[0]), float(strengths[best])
 
 
 def draw_train(labels: Labels, n_labels: int | None, seed: int) -> NDArray[np.int64]:

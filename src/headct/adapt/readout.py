@@ -12,7 +12,7 @@ from headct.errors import MismatchError
 
 N_CELLS = 36
 """Cells of the 3 x 4 x 3 grid over the head that `region` is pooled in."""
-N_COMPONENTS = 16
+N_COMPONENTS = 32
 """Principal components of the tokens that are kept per cell."""
 Arrays = dict[str, NDArray[np.float32]]
 

@@ -19,7 +19,7 @@ from headct.config import Config
 from headct.errors import MismatchError
 from headct.progress import tracking
 from headct.train.checkpoint import Checkpointer, Identity, latest_checkpoint, restore
-from headct.train.hooks import MetricsWriter, show_progress, trim_metrics
+from headct.train.hooks import MetricsWriter, show_progress, trim_steps
 from headct.train.loop import Hook, LoopConfig, StepRecord, TrainState, fit
 from headct.train.optim import OptimConfig, make_optimizer
 from headct.train.runtime import Precision, Runtime, StopRequest
@@ -169,7 +169,7 @@ def _go_on(state: TrainState, work: Path, identity: Identity) -> None:
             restore(state, checkpoint, identity)
     except MismatchError:
         shutil.rmtree(work)
-    trim_metrics(work / METRICS, state.step)
+    trim_steps(work / METRICS, state.step)
 
 
 def _follow(module: Averaged, decay: float) -> Hook:

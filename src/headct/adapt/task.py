@@ -68,8 +68,8 @@ class TaskInfo(Config):
     seed: int
     network: dict[str, Any] = Field(default={})
     """Architecture of a network that is no encoder; its weights are all in head.safetensors."""
-    regularisation_c: dict[str, float] = Field(default={})
-    """Inverse strength that cross-validation chose, per finding."""
+    regularisation_c: float | None = None
+    """Inverse strength of the probe that cross-validation chose."""
 
 
 @dataclass(frozen=True)
