@@ -100,7 +100,8 @@ def _subarachnoid(
     away = _distance(part.xb, part.yb, part.zb, lesion.centre)
     near = 1 - smooth_step(away, lesion.radius_mm * 0.7, r)
     clots = smooth_step(0.8 * maps.shape[where] + 0.3 * maps.texture[where], -0.7, 0.5)
-    share = parts.csf[where] * near * clots
+    distended = np.minimum(parts.csf[where] * np.float32(1.7), parts.inside[where])
+    share = distended * near * clots
     paint(part.hu, share * np.float32(lesion.mix), lesion.hu)
     return where, share
 
