@@ -12,7 +12,7 @@ from headct.store.label_table import UNKNOWN
 Floats = NDArray[np.float64]
 MAX_STEPS = 300
 TOLERANCE = 1e-5
-SMALLEST_EIGENVALUE = 1e-10
+SMALLEST_EIGENVALUE = 1e-6
 """Share of the largest; directions with less variance than that are dropped."""
 
 

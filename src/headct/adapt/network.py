@@ -33,10 +33,10 @@ class ReadoutHead(nn.Module):
     def __init__(self, readout: Readout, head: Logistic) -> None:
         super().__init__()
         for name in ("mean", "scale", "cell_mean"):
-            self.register_buffer(name, torch.from_numpy(readout.arrays[name].copy()))
-        self.components = nn.Parameter(torch.from_numpy(readout.arrays["components"].copy()))
-        self.weight = nn.Parameter(torch.from_numpy(head.weight).float())
-        self.bias = nn.Parameter(torch.from_numpy(head.bias).float())
+            self.register_buffer(name, _tensor(readout.arrays[name]))
+        self.components = nn.Parameter(_tensor(readout.arrays["components"]))
+        self.weight = nn.Parameter(_tensor(head.weight))
+        self.bias = nn.Parameter(_tensor(head.bias))
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Logits [b f]."""
@@ -52,6 +52,11 @@ class ReadoutHead(nn.Module):
         arrays = {name: _numpy(getattr(self, name)) for name in names}
         head = Logistic(_numpy(self.weight).astype(float), _numpy(self.bias).astype(float))
         return Readout(VECTORS, arrays), head
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """A copy in C order: a checkpoint restores that order, and the optimizer goes by memory."""
+    return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
 
 
 def _numpy(values: Tensor) -> np.ndarray:
