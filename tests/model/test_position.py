@@ -12,6 +12,7 @@ from headct.model.position import (
     rope_periods_mm,
     rotate,
     rotations,
+    sines,
 )
 
 
@@ -68,6 +69,16 @@ def test_bf16_vectors_are_rotated_in_float32() -> None:
     out = rotate(vectors, rotation)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out, rotate(vectors.float(), rotation).bfloat16())
+
+
+def test_sines_are_the_definition() -> None:
+    centre_mm = torch.tensor([[[10.0, -30.0, 70.0]]])
+    out = sines(centre_mm, 14, 24.0, 1200.0)[0, 0]
+    expected = []
+    for mm in centre_mm[0, 0].tolist():
+        angles = [2 * math.pi * mm / period for period in (24.0, 1200.0)]
+        expected += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+    torch.testing.assert_close(out, torch.tensor([*expected, 0.0, 0.0]), atol=1e-5, rtol=1e-5)
 
 
 def test_jitter_stays_in_its_range_and_follows_the_seed() -> None:

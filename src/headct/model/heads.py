@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from headct.model.blocks import Block, init_linear
 from headct.model.encoder import EncoderConfig
-from headct.model.position import prefixed_rotations, rope_periods_mm
+from headct.model.position import prefixed_rotations, rope_periods_mm, sines
 from headct.model.tokens import Tokens
 
 
@@ -61,7 +61,8 @@ class MaeDecoder(nn.Module):
     """Visible tokens and the places of hidden patches -> voxels and features of those patches.
 
     Small on purpose: it is thrown away, and at the size of the published one it costs more than
-    the encoder.
+    the encoder. Places are added to its tokens as well as rotated: with rotation alone all asked
+    places start out alike, and it takes hundreds of steps to tell them apart (decision 0032).
 
     Source:
         He et al. 2022, section 3; only a share of the hidden patches is asked for.
@@ -71,6 +72,7 @@ class MaeDecoder(nn.Module):
 
     def __init__(self, encoder: EncoderConfig, width: int, depth: int, heads: int) -> None:
         super().__init__()
+        self.width, self.periods_range_mm = width, encoder.rope_periods_mm
         self.embed = nn.Linear(encoder.width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(Block(width, heads, encoder.mlp_ratio) for _ in range(depth))
@@ -97,6 +99,7 @@ class MaeDecoder(nn.Module):
         x = torch.cat([self.embed(seen), self.mask_token.expand(n, n_asked, -1)], dim=1)
         centre_mm = torch.cat([visible.centre_mm, asked_mm], dim=1)
         n_prefix = seen.shape[1] - visible.patches.shape[1]
+        x = x + F.pad(sines(centre_mm, self.width, *self.periods_range_mm), (0, 0, n_prefix, 0))
         rotation = prefixed_rotations(centre_mm, self.periods_mm, n_prefix)
         for block in self.blocks:
             x = block(x, rotation)

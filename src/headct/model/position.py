@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 AXES = 3
@@ -69,6 +70,30 @@ def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
     """
     pairs = torch.view_as_complex(torch.unflatten(vectors.float(), -1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(vectors.dtype)
+
+
+def sines(centre_mm: Tensor, width: int, shortest_mm: float, longest_mm: float) -> Tensor:
+    """Places in mm as sines and cosines, to be added to tokens.
+
+    Args:
+        centre_mm: [b t 3].
+        width: of the tokens; a sixth of it are periods per axis, geometric from shortest to
+            longest, and what is left over is zero.
+        shortest_mm: shortest period, mm.
+        longest_mm: longest period, mm.
+
+    Returns:
+        [b t width] float32.
+
+    Source:
+        Vaswani et al. 2017, section 3.5, in mm and along three axes.
+    """
+    n_periods = width // (2 * AXES)
+    exponent = torch.linspace(0.0, 1.0, n_periods, device=centre_mm.device)
+    periods_mm = shortest_mm * (longest_mm / shortest_mm) ** exponent
+    angle = centre_mm.float()[..., None] * (2.0 * math.pi / periods_mm)  # [b t 3 p]
+    waves = torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+    return F.pad(waves, (0, width - waves.shape[-1]))
 
 
 def draw_position_scale(
