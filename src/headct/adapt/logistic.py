@@ -25,7 +25,7 @@ class Logistic:
 
     def scores(self, x: Floats) -> Floats:
         """Probability that each finding is present: [n d] -> [n ...]."""
-        logits = np.einsum("nd,...d->n...", x, self.weight, optimize=True) + self.bias
+        logits = np.tensordot(x, self.weight, axes=(1, -1)) + self.bias
         return sigmoid(logits)
 
 
