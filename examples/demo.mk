@@ -10,7 +10,7 @@ LABELS := $(D)/archive/labels.csv
 STORE := $(D)/store
 BUNDLE := $(D)/run/bundle
 DATA := --store $(STORE) --labels $(LABELS)
-TASKS := $(addprefix $(D)/tasks/,probe histogram random-init finetune scratch-vit scratch-cnn fewshot)
+TASKS := $(addprefix $(D)/tasks/,probe histogram blocks random-init finetune scratch-vit scratch-cnn fewshot)
 
 .PHONY: report
 report: $(D)/report.html
@@ -35,6 +35,12 @@ $(D)/features/random-init.parquet: $(BUNDLE)/bundle.json $(D)/store/summary.html
 
 $(D)/features/histogram.parquet: $(D)/store/summary.html
 	$(HEADCT) embed $(STORE) --floor histogram --out $@
+
+$(D)/features/blocks.parquet: $(D)/store/summary.html
+	$(HEADCT) embed $(STORE) --floor blocks --out $@
+
+$(D)/tasks/blocks: $(D)/features/blocks.parquet
+	$(HEADCT) probe --features $< $(DATA) --out $@
 
 $(D)/tasks/probe: $(D)/features/encoder.parquet
 	$(HEADCT) probe --features $< $(DATA) --out $@
