@@ -52,7 +52,7 @@ $(D)/tasks/random-init: $(D)/features/random-init.parquet
 	$(HEADCT) probe --features $< $(DATA) --out $@
 
 $(D)/tasks/fewshot: $(D)/features/encoder.parquet
-	$(HEADCT) fewshot --features $< $(DATA) --out $@
+	$(HEADCT) fewshot --features $< $(DATA) --shots 5,10 --out $@
 
 $(D)/tasks/finetune: $(BUNDLE)/bundle.json $(D)/store/summary.html
 	$(HEADCT) finetune $(DATA) --bundle $(BUNDLE) --out $@

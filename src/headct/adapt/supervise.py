@@ -29,6 +29,19 @@ LINES_OF_METRICS = 60
 METRICS = "metrics.jsonl"
 
 
+class SuperviseOptim(OptimConfig):
+    """AdamW with the defaults of short supervised runs."""
+
+    lr: float = Field(default=3e-4, gt=0)
+    """Peak learning rate of the last block."""
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps over which the rate rises from 0."""
+    weight_decay: tuple[float, float] = (0.05, 0.05)
+    """At the first and at the last step."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Largest global gradient norm."""
+
+
 class SuperviseConfig(Config):
     """How a net is trained on labelled scans."""
 
@@ -36,10 +49,7 @@ class SuperviseConfig(Config):
     """Optimizer steps."""
     batch: int = Field(default=8, gt=0)
     """Scans per step."""
-    optim: OptimConfig = OptimConfig(
-        lr=3e-4, warmup_fraction=0.1, weight_decay=(0.05, 0.05), clip_norm=1.0
-    )
-    """AdamW; the rate is that of the last block."""
+    optim: SuperviseOptim = SuperviseOptim()
     layer_decay: float = Field(default=0.9, gt=0, le=1)
     """Factor on the learning rate per block from the top down; 0.75 at depth 12."""
     head_lr_factor: float = Field(default=10.0, gt=0)
