@@ -7,7 +7,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 HEADCT := $(BIN)/headct
 D := demo
-export HEADCT_KEY_FILE ?= $(abspath $(D))-key/key
 
 .DELETE_ON_ERROR:
 .PHONY: env demo test check clean system-tools
@@ -23,6 +22,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # ---------------------------------------------------------------- demo
 
+demo: export HEADCT_KEY_FILE := $(abspath $(D))-key/key
 demo: env
 	@$(MAKE) --no-print-directory -f examples/demo.mk HEADCT=$(HEADCT) D=$(D)
 
@@ -46,4 +46,4 @@ system-tools:
 	  echo "no DICOM validator or browser: their tests will be skipped"; fi
 
 clean:
-	rm -rf $(D)
+	rm -rf $(D) $(D)-key

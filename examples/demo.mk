@@ -22,7 +22,8 @@ $(D)/archive/labels.csv:
 
 # Exit code 1 says that some inputs were refused, as the planted ones should be.
 $(D)/store/summary.html: $(LABELS)
-	$(HEADCT) ingest $(D)/archive/dicom --out $(STORE) --grid demo || [ $$? -eq 1 ]
+	rm -f $@
+	$(HEADCT) ingest $(D)/archive/dicom --out $(STORE) --grid demo || [ $$? -eq 1 -a -f $@ ]
 
 $(BUNDLE)/bundle.json: $(LABELS)
 	$(HEADCT) pretrain demo --store $(D)/archive/pool --out $(D)/run

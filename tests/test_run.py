@@ -24,8 +24,10 @@ def test_run_record_names_versions_seed_and_commit(tmp_path):
 
 def test_paths_of_an_archive_do_not_reach_the_record(tmp_path):
     (tmp_path / "DOE^JANE").mkdir()
-    kept = without_paths([str(tmp_path / "DOE^JANE"), "--set", "steps=3", "--out", "a/b"])
-    assert kept == ["PATH", "--set", "steps=3", "--out", "PATH"]
+    kept = without_paths(
+        [str(tmp_path / "DOE^JANE"), "--set", "steps=3", "--out", "a/b", "--key=DOE"]
+    )
+    assert kept == ["PATH", "--set", "steps=3", "--out", "PATH", "--key=PATH"]
 
 
 def test_a_torn_last_line_is_left_out(tmp_path):
@@ -45,9 +47,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
-    with pytest.raises(RuntimeError), atomic.replacing(path) as aside:
-        aside.write_text("half")
-        raise RuntimeError
+    def write_half() -> None:
+        with atomic.replacing(path) as aside:
+            aside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 

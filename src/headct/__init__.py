@@ -1,9 +1,9 @@
 """headct: from a hospital's head CT archive to a 3D foundation model, and to its use.
 
-    volume = headct.read_series("folder or file")     HU, geometry
-    store = headct.open_store("STORE")                 many canonical volumes
-    bundle = headct.load_bundle("BUNDLE")              a trained encoder
-    embedding = bundle.embed("folder or file")
+volume = headct.read_series("folder or file")     HU, geometry
+store = headct.open_store("STORE")                 many canonical volumes
+bundle = headct.load_bundle("BUNDLE")              a trained encoder
+embedding = bundle.embed("folder or file")
 """
 
 from __future__ import annotations

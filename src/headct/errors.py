@@ -43,7 +43,7 @@ class UsageError(HeadctError):
     exit_code = 2
 
 
-class Refusal(HeadctError):
+class Refusal(HeadctError):  # noqa: N818
     """One series or file is not taken; `code` is the reason code that goes into items.jsonl."""
 
     code = "refused"
@@ -62,7 +62,7 @@ class StoreError(HeadctError):
 
 
 class MismatchError(HeadctError):
-    """Preprocessing, architecture or recipe differ from those that the data or weights were made with."""
+    """Preprocessing, architecture or recipe differ from those of the data or weights."""
 
     code = "mismatch"
 

@@ -29,7 +29,7 @@ class Tracker:
         self.done = 0
         self.started = time.monotonic()
 
-    def advance(self, n: int = 1, note: str = "") -> None:
+    def advance(self, n: int = 1, note: str = "") -> None:  # noqa: ARG002
         """Count `n` more items as done; `note` is shown beside the count."""
         self.done += n
 
@@ -96,7 +96,9 @@ def tracking(name: str, total: int | None = None, unit: str = "scans") -> Iterat
         yield _BarTracker(name, total, unit, progress)
 
 
-def track(items: Iterable[T], name: str, total: int | None = None, unit: str = "scans") -> Iterator[T]:
+def track(
+    items: Iterable[T], name: str, total: int | None = None, unit: str = "scans"
+) -> Iterator[T]:
     """The items, with progress shown as they are taken."""
     with tracking(name, total, unit) as tracker:
         for item in items:

@@ -17,7 +17,14 @@ from headct import __version__
 from headct.atomic import write_json, write_text
 from headct.config import Config, to_toml
 
-RECORDED_PACKAGES = ("numpy", "pydicom", "SimpleITK", "zarr", "tensorstore", "torch", "scikit-learn")
+RECORDED_PACKAGES = (
+    "numpy",
+    "pydicom",
+    "zarr",
+    "tensorstore",
+    "torch",
+    "scikit-learn",
+)
 
 
 def write_run_record(folder: Path, config: Config | None, *, seed: int | None, verb: str) -> None:
@@ -45,7 +52,14 @@ def write_run_record(folder: Path, config: Config | None, *, seed: int | None, v
 
 def without_paths(arguments: Sequence[str]) -> list[str]:
     """Command-line arguments with everything that is or looks like a path replaced by PATH."""
-    return ["PATH" if _is_path(argument) else argument for argument in arguments]
+    return [_without_path(argument) for argument in arguments]
+
+
+def _without_path(argument: str) -> str:
+    option, equals, _ = argument.partition("=")
+    if equals and option.startswith("--"):
+        return f"{option}=PATH"
+    return "PATH" if _is_path(argument) else argument
 
 
 def _is_path(argument: str) -> bool:

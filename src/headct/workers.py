@@ -24,6 +24,13 @@ AHEAD = 4
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def worker_died(_task: object) -> NoReturn:
     """What to do with a lost task where nothing better is known."""
     raise HeadctError(

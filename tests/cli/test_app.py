@@ -49,7 +49,7 @@ def test_a_full_disk_says_so(monkeypatch, capsys):
 def test_an_interrupt_says_that_the_command_goes_on(monkeypatch, capsys):
     code, shown = run(monkeypatch, capsys, KeyboardInterrupt())
     assert code == 130
-    assert "goes on from here" in shown
+    assert "give the same command again" in shown
 
 
 def test_the_text_of_an_unexpected_error_is_withheld(monkeypatch, capsys):

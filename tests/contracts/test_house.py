@@ -35,7 +35,9 @@ def test_help_does_not_load_the_heavy_packages():
         " 'tensorstore', 'highdicom', 'pydicom'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "[]"
 
 

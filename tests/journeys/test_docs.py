@@ -64,7 +64,10 @@ def test_headct_commands_in_docs_name_real_verbs_and_options(line):
 def pages_that_run():
     for page in PAGES:
         runs = [
-            line for info, lines in blocks(page) if not info for line in lines
+            line
+            for info, lines in blocks(page)
+            if not info
+            for line in lines
             if line not in IN_CI_ITSELF
         ]
         if runs:

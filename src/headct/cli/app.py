@@ -19,6 +19,14 @@ from headct.cli import adapt, doctor, evaluate, ingest, phantom, predict, pretra
 from headct.errors import HeadctError
 
 INTERRUPTED = 130
+PLACES = {
+    errno.EACCES: "may not be read or written by you",
+    errno.EPERM: "may not be changed by you",
+    errno.EROFS: "is on a disk that is read-only",
+    errno.ENOTDIR: "lies under something that is no folder",
+    errno.EISDIR: "is a folder where a file is needed",
+}
+"""What the system says of a path; the path itself is not shown, since it can name a patient."""
 PACKAGE = Path(__file__).parents[1]
 
 app = typer.Typer(
@@ -58,7 +66,7 @@ def main() -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if code == INTERRUPTED:
-            _say("interrupted", "stopped before the end", "the same command goes on from here", code)
+            _say("interrupted", "stopped before the end", "give the same command again", code)
     except HeadctError as error:
         code = _say(error.code, str(error), error.remedy, error.exit_code)
     except OSError as error:
@@ -71,7 +79,12 @@ def main() -> None:
 
 def _system_error(error: OSError) -> int:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _say("disk-full", "the disk is full", "free some space; the same command goes on", 1)
+        return _say(
+            "disk-full", "the disk is full", "free some space, then give the same command again", 1
+        )
+    if error.errno in PLACES:
+        what = PLACES[error.errno]
+        return _say("file-access", f"a file or folder {what}", "check the paths you gave", 1)
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -79,7 +92,7 @@ def _system_error(error: OSError) -> int:
 
 
 def _unexpected(error: Exception) -> int:
-    """Show where it happened but not the message: the text of a library's error can quote a header."""
+    """Show where it happened but not the message: a library's error can quote a header."""
     if os.environ.get("HEADCT_DEBUG"):
         traceback.print_exc()
     frames = traceback.extract_tb(error.__traceback__)

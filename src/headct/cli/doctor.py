@@ -13,7 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-REQUIRED = ("numpy", "scipy", "pydicom", "SimpleITK", "nibabel", "zarr", "tensorstore", "pyarrow")
+from headct.workers import cores
+
+REQUIRED = ("numpy", "scipy", "pydicom", "nibabel", "zarr", "tensorstore", "pyarrow")
 TRAINING = ("torch", "safetensors", "scikit-learn", "matplotlib")
 CODECS = {
     "JPEG lossless": "gdcm",
@@ -40,7 +42,7 @@ def doctor() -> None:
         table.add_row("[green]ok[/]" if fine else "[red]no[/]", what, found)
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     if not all(fine for fine, _, _ in rows):
-        print("what to do: run `make env` in the checkout, or `pip install headct` again")
+        print("what to do: `make env` for packages; else free disk or memory")
         raise typer.Exit(1)
 
 
@@ -62,9 +64,11 @@ def _codecs() -> list[tuple[bool, str, str]]:
 
 
 def _machine() -> list[tuple[bool, str, str]]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
-    rows = [(True, "processor cores", str(cores)), (free_gb > 5, "free disk here", f"{free_gb:.0f} GB")]
+    rows = [
+        (True, "processor cores", str(cores())),
+        (free_gb > 5, "free disk here", f"{free_gb:.0f} GB"),
+    ]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
         rows.append((memory_gb > 6, "memory", f"{memory_gb:.0f} GB"))
@@ -79,11 +83,21 @@ def _accelerator() -> list[tuple[bool, str, str]]:
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         return [(True, "GPU", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")]
-    bf16 = torch.cpu._is_avx512_bf16_supported() if hasattr(torch.cpu, "_is_avx512_bf16_supported") else False
-    speed = "bf16 in hardware" if bf16 else "float32 only: pretraining takes about 2.5 times as long"
+    bf16 = (
+        torch.cpu._is_avx512_bf16_supported()
+        if hasattr(torch.cpu, "_is_avx512_bf16_supported")
+        else False
+    )
+    speed = (
+        "bf16 in hardware" if bf16 else "float32 only: pretraining takes about 2.5 times as long"
+    )
     return [(True, "GPU", "none: the CPU is used"), (True, "CPU training", speed)]
 
 
 def _torchvision() -> tuple[bool, str, str]:
     absent = util.find_spec("torchvision") is None
-    return (absent, "no torchvision", "absent" if absent else "present: it breaks the CPU build of torch")
+    return (
+        absent,
+        "no torchvision",
+        "absent" if absent else "present: it breaks the CPU build of torch",
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +20,7 @@ def phantom(
     recipe: Annotated[
         Path | None, typer.Argument(help="TOML file of a preset of your own.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="demo, canonical, base or hard.")] = None,
+    preset: Annotated[str | None, typer.Option(help="tiny, demo, canonical, base or hard.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="key=value; can be given again.")
     ] = None,
@@ -41,8 +40,9 @@ def phantom(
         raise UsageError("give a RECIPE or --preset, one of them", remedy="e.g. --preset demo")
     from headct.phantom.archive import write_archive
     from headct.phantom.profile import load_preset
+    from headct.workers import cores
 
     settings = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
     loaded = load_preset(recipe or str(preset), settings)
-    summary = write_archive(loaded, out, jobs or len(os.sched_getaffinity(0)))
+    summary = write_archive(loaded, out, jobs or cores())
     print(summary)

@@ -34,7 +34,7 @@ def pretrain(
 
     \b
     Example: headct pretrain demo --store archive/pool --out run
-    Other length: headct pretrain demo --set steps=300 --store archive/pool --out short
+    Other length: headct pretrain demo --set steps=100 --store archive/pool --out short
     Several GPUs: torchrun --standalone --nproc-per-node 4 --no-python
       headct pretrain base --store S --out R
     """  # noqa: D301

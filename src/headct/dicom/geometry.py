@@ -145,15 +145,6 @@ def require_even(heights: Array) -> None:
     )
 
 
-def is_even(heights: Array) -> bool:
-    """All steps between ascending heights are equal."""
-    try:
-        require_even(heights)
-    except Refusal:
-        return False
-    return True
-
-
 def _tolerance(step_mm: float) -> float:
     """Scanners round positions to 0.1 mm at worst; a tenth of a step is no missing slice."""
     return float(np.clip(0.1 * abs(step_mm), 0.06, 0.25))

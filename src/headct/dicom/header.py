@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -229,6 +230,12 @@ def _was_lossy(raw: bytes | None) -> bool:
     return _text(raw) == "01"
 
 
+def _device(raw: bytes | None) -> str:
+    """Name of a maker, model or kernel; text that does not look like one is left out."""
+    text = _text(raw)
+    return text if re.fullmatch(r"[\w .,/+()\\-]{0,48}", text) else ""
+
+
 def _age(raw: bytes | None) -> float | None:
     """AS (`034Y`, `006M`) in years; over 89 becomes 90, as HIPAA's safe harbour asks."""
     text = _code(raw)
@@ -254,9 +261,9 @@ TEXTS: dict[int, tuple[str, Decoder]] = {
     0x00280301: ("burned_in", _code),
     0x00180015: ("body_part", _code),
     0x00180010: ("contrast", _text),
-    0x00080070: ("manufacturer", _text),
-    0x00081090: ("model", _text),
-    0x00181210: ("kernel", _text),
+    0x00080070: ("manufacturer", _device),
+    0x00081090: ("model", _device),
+    0x00181210: ("kernel", _device),
     0x00180060: ("kvp", _number),
     0x00180050: ("slice_thickness_mm", _number),
     0x00181120: ("tilt_degrees", _number),

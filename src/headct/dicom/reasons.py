@@ -125,12 +125,10 @@ class Reason(StrEnum):
     NO_BRAIN = "no-brain", Status.REFUSED, "A skull without a brain in it, or a phantom."
     PARTIAL_HEAD = "partial-head", Status.FLAGGED, "Part of the head is outside the scan."
     VERTEX_CUT = "vertex-cut", Status.FLAGGED, "The scan ends below the vertex."
-    TEMPLATE = "template", Status.REFUSED, "An atlas or average, not a patient's scan."
     CONTRAST = "contrast", Status.FLAGGED, "Contrast agent was given."
     BONE_KERNEL = "bone-kernel", Status.FLAGGED, "Reconstructed with a bone kernel."
     CHILD = "child", Status.FLAGGED, "Younger than the criteria say."
     METAL = "metal", Status.FLAGGED, "Much metal in the image."
-    CRITERIA = "criteria", Status.REFUSED, "The written criteria leave this series out."
     TWIN = "twin", Status.SKIPPED, "Another reconstruction of a scan that was taken."
 
 

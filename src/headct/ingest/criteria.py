@@ -135,7 +135,7 @@ def check_header(headers: Sequence[Header], step_mm: float, criteria: Criteria) 
     found: list[Fault] = []
     part = re.sub(r"[^A-Z]", "", first.body_part.upper())
     if part and part not in criteria.body_parts:
-        found.append((Reason.OTHER_BODY_PART, part))
+        found.append((Reason.OTHER_BODY_PART, ""))
     if first.contrast.strip():
         found.append((Reason.CONTRAST, ""))
     if any(re.search(pattern, first.kernel.upper()) for pattern in criteria.bone_kernels):

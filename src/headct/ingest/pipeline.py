@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from headct.progress import tracking
 from headct.run import write_run_record
 from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import Preprocessing
-from headct.workers import run_in_order
+from headct.workers import cores, run_in_order
 
 CONFIG = "config.toml"
 
@@ -100,7 +99,7 @@ def ingest(
     with StoreWriter(out, preprocessing) as writer:
         _require_same_criteria(out, config)
         tally = Tally()
-        _run(tasks, settings, writer, _cores() if jobs is None else jobs, tally)
+        _run(tasks, settings, writer, cores() if jobs is None else jobs, tally)
     write_summary(out, config.criteria)
     return tally
 
@@ -181,9 +180,3 @@ def _once(item: Item, owners: dict[str, str]) -> Item:
     message = "the same image as another input"
     changes = {"status": "skipped", "reason": str(Reason.TWIN), "message": message, "flags": []}
     return item | changes
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

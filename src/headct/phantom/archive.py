@@ -78,10 +78,12 @@ def write_archive(preset: PhantomPreset, folder: Path, n_workers: int) -> str:
     _require_ours(preset, folder)
     if not (folder / CONFIG).exists():
         write_run_record(folder, preset, seed=preset.seed, verb="phantom")
-    if not (folder / LABELS).exists():
-        _write_tables(folder, _make_studies(preset, studies, folder, n_workers))
-    (folder / JOURNAL).unlink(missing_ok=True)
+    made = (folder / LABELS).exists()
+    records = [] if made else _make_studies(preset, studies, folder, n_workers)
     n_pool = write_pool(preset, folder / "pool", n_workers) if preset.n_pool else 0
+    if not made:  # last: where labels.csv is, everything is
+        _write_tables(folder, records)
+    (folder / JOURNAL).unlink(missing_ok=True)
     return _summary(folder, studies, n_pool)
 
 

@@ -125,7 +125,7 @@ def read_labels(
 
 
 def needs_key(path: Path) -> bool:
-    """Whether the table names scans by identifiers that only the site's key turns into pseudonyms."""
+    """Whether scans are named by identifiers that only the site's key turns into pseudonyms."""
     return _key_column(*read_table(path)) in RAW_KEYS
 
 

@@ -113,11 +113,6 @@ class ScanLoader:
         self.max_unreadable = max(ALWAYS_TOLERATED, max_unreadable_fraction * len(source))
         self.unreadable: set[int] = set()
 
-    @property
-    def scans_per_step(self) -> int:
-        """Global batch: scans of all ranks and micro-batches."""
-        return self.batch * self.world_size * self.accumulate
-
     def read(self, step: int, micro: int = 0) -> ScanBatch:
         """The micro-batch of a step.
 

@@ -16,7 +16,7 @@ CANONICAL_VERSION = 1
 
 
 class Preprocessing(Config):
-    """What makes a canonical volume; stores, checkpoints, bundles and predictions carry its hash."""
+    """What makes a canonical volume; stores, checkpoints, bundles, predictions carry its hash."""
 
     version: int = CANONICAL_VERSION
     shape_zyx: tuple[int, int, int]
