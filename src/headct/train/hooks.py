@@ -18,7 +18,7 @@ Alarms = Callable[[Mapping[str, float]], list[str]]
 
 
 class MetricsWriter:
-    """Hook: a line of metrics.jsonl every so many steps, and of every step that was not applied.
+    """Hook: a line of metrics.jsonl for the first step, every so many, and each not applied.
 
     A line has step, seen_scans, the terms and guards, what was scheduled, the gradient norm and
     scans_per_s. A number that is not finite is written as null.
@@ -35,7 +35,7 @@ class MetricsWriter:
 
     def __call__(self, state: TrainState, record: StepRecord) -> None:
         """Write where it is time."""
-        if record.applied and record.step % self.every:
+        if record.applied and record.step > 1 and record.step % self.every:
             return
         numbers = record.terms | record.scheduled | {"gradient_norm": record.gradient_norm}
         row: dict[str, Any] = {"step": record.step, "seen_scans": state.seen_scans}
