@@ -66,3 +66,19 @@ def test_progress_off_a_terminal_is_plain_lines(capsys, monkeypatch):
     assert lines[0].startswith("ingest: 2/4 scans, ")
     assert lines[0].endswith("left, 1 refused")
     assert lines[-1].startswith("ingest: 2 scans in ")
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path):
+    def make(text: str, fails: bool) -> None:
+        with atomic.replacing_folder(tmp_path / "task") as aside:
+            (aside / "a.txt").write_text(text)
+            if fails:
+                raise RuntimeError
+
+    make("one", fails=False)
+    with pytest.raises(RuntimeError):
+        make("half", fails=True)
+    assert (tmp_path / "task" / "a.txt").read_text() == "one"
+    make("two", fails=False)
+    assert (tmp_path / "task" / "a.txt").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["task"]

@@ -9,8 +9,6 @@ TASK/  task.json            findings, thresholds, hashes of encoder and preproce
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +21,11 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from headct import atomic
 from headct.adapt.features import Vectors
 from headct.adapt.logistic import Logistic
 from headct.adapt.readout import Arrays, Readout
-from headct.atomic import flush_folder, write_json
+from headct.atomic import write_json
 from headct.config import Config
 from headct.errors import CheckpointError, MismatchError, UsageError
 from headct.store.label_table import UNKNOWN
@@ -141,19 +140,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and not is_replaceable(folder):
         raise UsageError(f"{folder.name!r} exists and is not a task", remedy="give another --out")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    old = aside.with_suffix(".old")
-    aside.mkdir()
-    try:
+    with atomic.replacing_folder(folder) as aside:
         yield aside
-        if folder.exists():
-            folder.rename(old)
-        aside.rename(folder)
-        flush_folder(folder.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def is_replaceable(folder: Path) -> bool:

@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from headct.atomic import flush_folder, write_json, write_text
+from headct.atomic import replacing_folder, write_json, write_text
 from headct.errors import CheckpointError, UsageError
 from headct.model.card import model_card
 from headct.model.embed import Bundle as Bundle
@@ -65,7 +61,7 @@ def save_bundle(
         raise UsageError(f"{path.name!r} is there and is no bundle", remedy="give another folder")
     provenance = dict(provenance or {})
     weights = {name: w.detach().float().cpu() for name, w in encoder.state_dict().items()}
-    with _replacing_folder(path) as folder:
+    with replacing_folder(path) as folder:
         save_file({k: w.contiguous() for k, w in weights.items()}, folder / WEIGHTS)
         sha256 = _sha256(folder / WEIGHTS)
         identity = _identity(encoder.config, preprocessing, sha256)
@@ -200,24 +196,3 @@ def _identity(encoder: EncoderConfig, preprocessing: Preprocessing, weights_sha2
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-@contextmanager
-def _replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` that takes its name on success; a folder there is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    old = aside.with_suffix(".old")
-    aside.mkdir()
-    try:
-        yield aside
-        for file in aside.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        if path.exists():
-            path.rename(old)
-        aside.rename(path)
-        flush_folder(path.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
