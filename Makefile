@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HEADCT := $(BIN)/headct
 D := demo
+SYSTEM_TOOLS := orthanc orthanc-dicomweb orthanc-gdcm dcmtk dicom3tools chromium
 
 .DELETE_ON_ERROR:
 .PHONY: env demo test check clean system-tools
@@ -38,12 +39,12 @@ check: env
 	$(BIN)/lint-imports
 	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src tests examples benchmarks
 
-# Some tests use a DICOM validator and a browser; they skip with a reason where these are absent.
+# Some tests use a PACS, a DICOM validator and a browser; they skip with a reason where these are absent.
 system-tools:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  command -v dciodvfy >/dev/null && command -v chromium >/dev/null || \
-	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends dicom3tools dcmtk chromium >/dev/null; } || \
-	  echo "no DICOM validator or browser: their tests will be skipped"; fi
+	  command -v Orthanc >/dev/null && command -v dciodvfy >/dev/null && command -v chromium >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(SYSTEM_TOOLS) >/dev/null; } || \
+	  echo "no PACS, DICOM validator or browser: their tests will be skipped"; fi
 
 clean:
 	rm -rf $(D) $(D)-key
