@@ -44,7 +44,7 @@ def test_help_does_not_load_the_heavy_packages():
 def test_packages_that_must_not_be_there():
     assert util.find_spec("torchvision") is None
     installed = {dist.metadata["Name"].lower() for dist in metadata.distributions()}
-    assert not installed & {"pylibjpeg-libjpeg", "timm", "accelerate"}
+    assert not installed & {"pylibjpeg-libjpeg", "timm"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT / "src")))
