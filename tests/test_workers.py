@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from headct.workers import run_in_order
@@ -43,3 +44,12 @@ def test_workers_take_one_thread_and_the_environment_is_left_alone(
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert list(run_in_order(threads, [0], 1, str)) == ["1"]
     assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def product(seed: int) -> bytes:
+    numbers = np.random.default_rng(seed).standard_normal((3, 300, 300), dtype=np.float32)
+    return ((numbers[0] @ numbers[1]) @ numbers[2]).tobytes()
+
+
+def test_a_matrix_product_has_the_same_last_bit_here_and_in_a_worker() -> None:
+    assert list(run_in_order(product, range(4), 0)) == list(run_in_order(product, range(4), 1))

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import NoReturn, TypeVar
 
+from threadpoolctl import ThreadpoolController
+
 from headct.errors import HeadctError
 
 T = TypeVar("T")
@@ -58,7 +60,12 @@ def run_in_order(
         lost: the result of a task that kills its worker; by default an error.
     """
     if jobs == 0:
-        yield from map(function, tasks)
+        libraries = ThreadpoolController()
+        for task in tasks:
+            # as in a worker: the last bit of a matrix product depends on the number of threads
+            with libraries.limit(limits=1, user_api="blas"):
+                result = function(task)
+            yield result
         return
     done = 0
     with _one_thread_each():
