@@ -17,7 +17,7 @@ from headct.adapt.probe import ProbeConfig, run_probe
 from headct.adapt.readout import fit_readout
 from headct.adapt.scoring import score_store, scorer
 from headct.adapt.start import Start, probe_head
-from headct.adapt.supervise import Averaged, known_label_loss, positive_weights
+from headct.adapt.supervise import Averaged, SuperviseOptim, known_label_loss, positive_weights
 from headct.adapt.task import load_task
 from headct.errors import MismatchError, UsageError
 from headct.model.bundle import load_bundle, save_bundle
@@ -130,6 +130,20 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         first, second = load_file(whole / name), load_file(cut / name)
         assert [key for key in first if not np.array_equal(first[key], second[key])] == []
     assert predictions(whole) == predictions(cut)
+
+
+@pytest.mark.parametrize("kind", ["bundle", "cnn3d"])
+def test_weights_on_positives_leave_no_bias_behind(tmp_path, store, labels, bundle, kind):
+    """Without a step to learn in, a task scores as the start does, whatever the weights."""
+    start = Start(kind, bundle if kind == "bundle" else None)
+    scores = []
+    for power in (0.0, 1.0):
+        config = CONFIG.model_copy(
+            update={"positive_weight_power": power, "optim": SuperviseOptim(lr=1e-12, final_lr=0)}
+        )
+        folder = finetuned(tmp_path, store, labels, start, config, f"task-{power}")
+        scores.append([row["y_score"] for row in predictions(folder)])
+    np.testing.assert_allclose(*scores, atol=2e-5)
 
 
 def test_a_checkpoint_of_another_recipe_is_not_gone_on_with(tmp_path, store, labels, monkeypatch):

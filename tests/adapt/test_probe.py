@@ -8,10 +8,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from headct.adapt.fewshot import FewshotConfig, draw_shots, run_fewshot
+from headct.adapt.operating import choose_thresholds
 from headct.adapt.predictions import SCHEMA
 from headct.adapt.probe import ProbeConfig, draw_train, run_probe
 from headct.adapt.readout import fit_readout
-from headct.adapt.task import choose_thresholds, load_task, replacing_folder
+from headct.adapt.task import load_task, replacing_folder
 from headct.errors import CheckpointError, LabelError, MismatchError, UsageError
 from headct.volume.preprocessing import PRESETS
 

@@ -135,6 +135,8 @@ def _info(method: str, n_train: int) -> TaskInfo:
         method=method,
         findings=FINDINGS,
         thresholds=thresholds,
+        rule_out_thresholds={name: value and value / 3 for name, value in thresholds.items()},
+        temperatures=dict.fromkeys(FINDINGS, 2.0),
         threshold_specificity=0.9,
         source=source,
         bundle_hash="" if source != "encoder" else "b" * 16,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from headct.evaluate.calibration import apply_temperature, fit_temperature, reliability_curve
+from headct.adapt.operating import apply_temperature, fit_temperature
+from headct.evaluate.calibration import reliability_curve
 from headct.evaluate.metrics import ScoredCases
 
 

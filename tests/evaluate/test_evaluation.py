@@ -253,3 +253,40 @@ def test_a_folder_with_something_else_is_left_alone(make_task, cohort, tmp_path)
 def test_runs_are_named_by_method_k_labels_and_seed(make_task, cohort):
     task = make_task(cohort, "fewshot", seeds=(0, 1), shots=(5,))
     assert collect([task]).runs == [RunKey("fewshot", 5, 10, 0), RunKey("fewshot", 5, 10, 1)]
+
+
+def test_calibration_and_retrieval_have_tables_of_their_own(cohort, make_task, tmp_path):
+    tasks = [make_task(cohort, "probe"), make_task(cohort, "probe-histogram")]
+    rows = [
+        {
+            "scan_id": f"c-{i}",
+            "patient_id": f"p-{i // 2}",
+            "site": "hospital-a",
+            "finding": "sdh",
+            "average_precision": 0.2 + 0.6 * (i % 4 > 1),
+            "chance": 0.25,
+        }
+        for i in range(40)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tasks[0] / "retrieval.parquet")
+    evaluate(tasks, tmp_path / "eval", QUICK)
+    tables = tmp_path / "eval" / "tables"
+    (found,) = pq.read_table(tables / "retrieval.parquet").to_pylist()
+    assert (found["method"], found["site"], found["n"]) == ("probe", "hospital-a", 40)
+    assert found["map"] == pytest.approx(0.5)
+    # 20 patients, each with one value: the spread of a mean of 20, not of 40
+    half = 1.96 * 0.3 / 20**0.5
+    assert found["lo"] == pytest.approx(0.5 - half, abs=0.05)
+    assert found["hi"] == pytest.approx(0.5 + half, abs=0.05)
+    calibration = pq.read_table(tables / "calibration.parquet").to_pylist()
+    assert len(calibration) == 2 * 2 * 3  # methods, sites, findings
+    assert {row["temperature"] for row in calibration} == {2.0}
+    metrics = pq.read_table(tables / "metrics.parquet").to_pylist()
+    ece = {
+        (r["method"], r["site"], r["finding"]): r["value"]
+        for r in metrics
+        if r["metric"] == "ece_error"
+    }
+    for row in calibration:
+        assert row["ece"] == pytest.approx(ece[row["method"], row["site"], row["finding"]])
+        assert row["ece_raw"] != pytest.approx(row["ece"], abs=1e-3)

@@ -38,21 +38,22 @@ def test_areas_with_ties_and_weights_are_those_of_sklearn(seed, levels):
 
 def test_a_weight_is_the_same_as_repeating_the_case():
     y, score, weights = draw(1)
-    found = ScoredCases(y, score, 0.4).metrics(weights)
+    found = ScoredCases(y, score, 0.4, 0.2).metrics(weights)
     for b, w in enumerate(weights.T.astype(int)):
-        repeated = ScoredCases(np.repeat(y, w), np.repeat(score, w), 0.4).metrics()
+        repeated = ScoredCases(np.repeat(y, w), np.repeat(score, w), 0.4, 0.2).metrics()
         for name in METRICS:
             assert found[name][b] == pytest.approx(repeated[name][0]), name
 
 
 def test_the_operating_point_is_that_of_the_confusion_matrix():
     y, score, _ = draw(2)
-    found = ScoredCases(y, score, 0.5).metrics()
-    (tn, fp), (fn, tp) = confusion_matrix(y, score >= 0.5)
-    assert found["sensitivity"][0] == pytest.approx(tp / (tp + fn))
-    assert found["specificity"][0] == pytest.approx(tn / (tn + fp))
-    assert found["ppv"][0] == pytest.approx(tp / (tp + fp))
-    assert found["npv"][0] == pytest.approx(tn / (tn + fn))
+    found = ScoredCases(y, score, 0.5, 0.2).metrics()
+    for threshold, prefix in ((0.5, ""), (0.2, "rule_out_")):
+        (tn, fp), (fn, tp) = confusion_matrix(y, score >= threshold)
+        assert found[f"{prefix}sensitivity"][0] == pytest.approx(tp / (tp + fn))
+        assert found[f"{prefix}specificity"][0] == pytest.approx(tn / (tn + fp))
+        assert found[f"{prefix}ppv"][0] == pytest.approx(tp / (tp + fp))
+        assert found[f"{prefix}npv"][0] == pytest.approx(tn / (tn + fn))
     assert found["prevalence"][0] == pytest.approx(y.mean())
 
 
@@ -60,6 +61,7 @@ def test_without_a_threshold_there_is_no_operating_point():
     y, score, _ = draw(3)
     found = ScoredCases(y, score).metrics()
     assert np.isnan(found["sensitivity"][0])
+    assert np.isnan(found["rule_out_npv"][0])
     assert np.isfinite(found["auroc"][0])
 
 

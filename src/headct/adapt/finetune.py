@@ -5,27 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from headct.adapt.batches import LabelledScans
 from headct.adapt.cnn import Cnn3d, CnnConfig
 from headct.adapt.network import VECTORS, EncoderNet
+from headct.adapt.operating import OperatingConfig, calibrate, settle
 from headct.adapt.predictions import to_predictions, write_predictions
 from headct.adapt.probe import ProbeConfig, draw_train, require_trainable
 from headct.adapt.scoring import score_store, scorer
 from headct.adapt.start import Start
-from headct.adapt.supervise import METRICS, SuperviseConfig, supervise
+from headct.adapt.supervise import METRICS, SuperviseConfig, positive_weights, supervise
 from headct.adapt.task import (
     BUNDLE,
     HEAD,
     PREDICTIONS,
     TaskInfo,
-    choose_thresholds,
     count_labels,
     load_task,
     replacing_folder,
@@ -90,17 +92,31 @@ def run_finetune(
         lr_scale = start.lr_scale(net, config.layer_decay, config.head_lr_factor)
         scans = LabelledScans(store, fitted, config.batch, seed, config.augment, runtime.device)
         identity = _identity(store, fitted, start, config, seed)
+        weight = positive_weights(fitted.values, config.positive_weight_power)
+        shift_bias(net, weight.log())
         net = supervise(net, scans, config, runtime, work, identity, lr_scale).cpu()
+    shift_bias(net, -weight.log())
     info = _info(labels, fitted, start, config, store, seed)
     with replacing_folder(out) as folder:
         _save_net(folder, net, info)
         save_info(folder, info)
-        info = _score(folder, labels, store)
+        info = _score(folder, labels, store, config.probe)
         shutil.copy(work / METRICS, folder / METRICS)
         write_run_record(folder, config, seed=seed, verb="finetune")
         save_info(folder, info)
     shutil.rmtree(work, ignore_errors=True)
     return info
+
+
+@torch.no_grad()
+def shift_bias(net: nn.Module, by: Tensor) -> None:
+    """Add to the biases [f] of a net's head.
+
+    A weight w on the positives raises the best logit by log w wherever a scan lies: the head starts
+    that much higher and is taken back at the end, so that its scores are probabilities.
+    """
+    assert isinstance(net, EncoderNet | Cnn3d)
+    net.head.bias.add_(by)
 
 
 def _identity(
@@ -130,7 +146,7 @@ def _info(
             "method": kind,
             "findings": labels.findings,
             "thresholds": dict.fromkeys(labels.findings),
-            "threshold_specificity": config.probe.threshold_specificity,
+            **config.probe.model_dump(include=set(OperatingConfig.model_fields)),
             "source": "none" if start.kind == "cnn3d" else "encoder",
             "vectors": () if start.kind == "cnn3d" else VECTORS,
             "bundle_hash": start.bundle_hash,
@@ -154,13 +170,14 @@ def _save_net(folder: Path, net: nn.Module, info: TaskInfo) -> None:
     save_bundle(folder / BUNDLE, net.encoder, info.preprocessing, provenance)
 
 
-def _score(folder: Path, labels: Labels, store: Store) -> TaskInfo:
+def _score(folder: Path, labels: Labels, store: Store, config: OperatingConfig) -> TaskInfo:
     """Write predictions.parquet by the path that `headct predict` takes; thresholds from tune."""
     task = load_task(folder)
     shown = labels.take(np.flatnonzero(labels.split != "train"))
-    scores = score_store(scorer(task), store, shown.row.tolist())
+    raw = score_store(scorer(task), store, shown.row.tolist())
     tune = shown.positions("tune")
-    thresholds = choose_thresholds(shown.take(tune), scores[tune], task.info.threshold_specificity)
+    operating = settle(shown.take(tune), raw[tune], config)
+    scores = calibrate(raw, shown.findings, operating.temperatures)
     predictions = to_predictions(
         shown,
         scores,
@@ -171,4 +188,4 @@ def _score(folder: Path, labels: Labels, store: Store) -> TaskInfo:
         preprocessing_hash=task.info.preprocessing.hash,
     )
     write_predictions(folder / PREDICTIONS, predictions)
-    return task.info.model_copy(update={"thresholds": thresholds})
+    return task.info.model_copy(update=asdict(operating))

@@ -28,6 +28,10 @@ class Logistic:
         logits = np.tensordot(x, self.weight, axes=(1, -1)) + self.bias
         return sigmoid(logits)
 
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """What a task keeps of it."""
+        return {"weight": self.weight.astype(np.float32), "bias": self.bias.astype(np.float32)}
+
 
 def sigmoid(logits: Floats) -> Floats:
     """1 / (1 + exp(-logits)) without overflow."""

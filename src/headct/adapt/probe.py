@@ -1,27 +1,32 @@
-"""Probe: logistic regression on a feature table, one per finding, strength by cross-validation."""
+"""Probes on a feature table: logistic regression or neighbours, tuned by cross-validation."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from headct.adapt.features import FeatureTable
+from headct.adapt.knn import KnnConfig, Neighbours, fit_neighbours
 from headct.adapt.logistic import Logistic, cross_validated_loss, draw_folds, fit_logistic
+from headct.adapt.operating import OperatingConfig, calibrate, settle
 from headct.adapt.predictions import to_predictions, write_predictions
-from headct.adapt.readout import Readout, fit_readout
+from headct.adapt.readout import fit_readout
+from headct.adapt.retrieval import write_retrieval
 from headct.adapt.task import (
     PREDICTIONS,
+    RETRIEVAL,
+    Head,
     TaskInfo,
-    choose_thresholds,
     count_labels,
     replacing_folder,
     save_head,
     save_info,
 )
-from headct.config import Config
 from headct.errors import LabelError
 from headct.run import write_run_record
 from headct.store.labels import Labels
@@ -30,7 +35,7 @@ from headct.volume.preprocessing import Preprocessing
 SEED_TRAIN_DRAW = 1
 
 
-class ProbeConfig(Config):
+class ProbeConfig(OperatingConfig):
     """How the probe is fitted."""
 
     strengths_c: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -39,8 +44,6 @@ class ProbeConfig(Config):
     """How far directions of small spread are stretched before the L2 term: 0 not, 1 to equal."""
     n_folds: int = 5
     """Folds of the inner cross-validation; patients stay whole."""
-    threshold_specificity: float = 0.9
-    """Specificity on the tune scans that fixes the decision thresholds."""
 
 
 def run_probe(
@@ -48,7 +51,7 @@ def run_probe(
     labels: Labels,
     preprocessing: Preprocessing,
     out: Path,
-    config: ProbeConfig,
+    config: ProbeConfig | KnnConfig,
     *,
     n_labels: int | None = None,
     seed: int = 0,
@@ -60,7 +63,7 @@ def run_probe(
         labels: of the store that the features were made from.
         preprocessing: of that store.
         out: the task folder; a task that is there is replaced at the end.
-        config: how.
+        config: how; its type says which kind of probe.
         n_labels: use only this many train scans, drawn by patient.
         seed: of the draw and of the folds.
 
@@ -74,16 +77,16 @@ def run_probe(
     features = table.of(labels.scan_id.tolist())
     readout = fit_readout(features, train)
     x = readout.apply(features.vectors)
-    head, chosen = fit_head(x[train], fitted, config, seed)
-    scores = head.scores(x)
+    head, about = _fit(x[train], fitted, config, seed)
+    raw = head.scores(x)
     tune = labels.positions("tune")
+    operating = settle(labels.take(tune), raw[tune], config)
     n_train, n_positive = count_labels(fitted)
     info = TaskInfo(
-        kind="probe",
-        method=method_name("probe", table.source),
+        method=method_name(about["kind"], table.source),
         findings=labels.findings,
-        thresholds=choose_thresholds(labels.take(tune), scores[tune], config.threshold_specificity),
-        threshold_specificity=config.threshold_specificity,
+        **asdict(operating),
+        **config.model_dump(include=set(OperatingConfig.model_fields)),
         source=table.source,
         vectors=readout.vectors,
         bundle_hash=table.bundle_hash,
@@ -92,24 +95,33 @@ def run_probe(
         n_train=n_train,
         n_positive=n_positive,
         seed=seed,
-        regularisation_c=chosen,
+        **about,
     )
+    scores = calibrate(raw, labels.findings, operating.temperatures)
     with replacing_folder(out) as folder:
-        _write(folder, info, labels, scores, readout, head)
+        save_head(folder, readout, head)
+        _write_predictions(folder, info, labels, scores)
+        if isinstance(head, Neighbours):
+            write_retrieval(folder / RETRIEVAL, head, x, labels)
         write_run_record(folder, config, seed=seed, verb="probe")
         save_info(folder, info)
     return info
 
 
-def _write(
-    folder: Path,
-    info: TaskInfo,
-    labels: Labels,
-    scores: NDArray[np.float64],
-    readout: Readout,
-    head: Logistic,
+def _fit(
+    x: NDArray[np.float64], labels: Labels, config: ProbeConfig | KnnConfig, seed: int
+) -> tuple[Head, dict[str, Any]]:
+    """The head, and what task.json says of it."""
+    if isinstance(config, KnnConfig):
+        neighbours = fit_neighbours(x, labels, config, seed)
+        return neighbours, {"kind": "knn", "neighbours": neighbours.k}
+    head, chosen = fit_head(x, labels, config, seed)
+    return head, {"kind": "probe", "regularisation_c": chosen}
+
+
+def _write_predictions(
+    folder: Path, info: TaskInfo, labels: Labels, scores: NDArray[np.float64]
 ) -> None:
-    save_head(folder, readout, head)
     shown = np.flatnonzero(labels.split != "train")
     predictions = to_predictions(
         labels.take(shown),

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from headct.adapt.cnn import Cnn3d, CnnConfig
 from headct.adapt.features import Vectors
 from headct.adapt.floors import blocks, histogram
+from headct.adapt.operating import calibrate
 from headct.adapt.predictions import DECIMALS
 from headct.adapt.task import BUNDLE, HEAD, Task
 from headct.errors import CheckpointError, MismatchError, UsageError
@@ -130,7 +131,8 @@ def _cnn_scorer(task: Task) -> Score:
         load_strictly(net, load_file(task.folder / HEAD), "the task")
     except (SafetensorError, OSError) as error:
         raise CheckpointError("the task is damaged", remedy="make it again") from error
-    return cnn_scores(net)
+    info, score = task.info, cnn_scores(net)
+    return lambda hu: calibrate(score(hu), info.findings, info.temperatures)
 
 
 def cnn_scores(net: Cnn3d) -> Score:

@@ -3,6 +3,7 @@
 TASK/  task.json            findings, thresholds, hashes of encoder and preprocessing
        head.safetensors     readout and weights (absent in few-shot: many heads, none to use)
        predictions.parquet  scores of the tune and test scans
+       retrieval.parquet    of kNN: how well each test scan finds its like among the train scans
        bundle/              the encoder, where it was trained for the task
 """
 
@@ -23,7 +24,9 @@ from safetensors.numpy import load_file, save_file
 
 from headct import atomic
 from headct.adapt.features import Vectors
+from headct.adapt.knn import Neighbours, from_arrays
 from headct.adapt.logistic import Logistic
+from headct.adapt.operating import calibrate
 from headct.adapt.readout import Arrays, Readout
 from headct.atomic import write_json
 from headct.config import Config
@@ -35,15 +38,17 @@ from headct.volume.preprocessing import Preprocessing
 TASK_JSON = "task.json"
 HEAD = "head.safetensors"
 PREDICTIONS = "predictions.parquet"
+RETRIEVAL = "retrieval.parquet"
 BUNDLE = "bundle"
 FORMAT_VERSION = 1
+Head = Logistic | Neighbours
 
 
 class TaskInfo(Config):
     """What task.json says."""
 
     format_version: int = FORMAT_VERSION
-    kind: Literal["probe", "fewshot", "finetune", "scratch-vit", "scratch-cnn3d"]
+    kind: Literal["probe", "knn", "fewshot", "finetune", "scratch-vit", "scratch-cnn3d"]
     method: str
     """Name in tables and plots."""
     findings: tuple[str, ...]
@@ -51,6 +56,12 @@ class TaskInfo(Config):
     """Score from which a finding is called; None where the tune split could not say."""
     threshold_specificity: float
     """Share of the tune scans without the finding that score below its threshold."""
+    rule_out_thresholds: dict[str, float | None] = Field(default={})
+    """Score below which a finding is unlikely; None or absent where tune could not say."""
+    rule_out_sensitivity: float = 0.95
+    """Share of the tune scans with the finding that reach its rule-out threshold."""
+    temperatures: dict[str, float] = Field(default={})
+    """By which the logits of the raw scores were divided; fitted on the tune split."""
     source: str
     """Where the features come from: encoder, random-init, histogram, blocks or external."""
     vectors: tuple[str, ...] = ()
@@ -69,6 +80,8 @@ class TaskInfo(Config):
     """Architecture of a network that is no encoder; its weights are all in head.safetensors."""
     regularisation_c: float | None = None
     """Inverse strength of the probe that cross-validation chose."""
+    neighbours: int | None = None
+    """Neighbours that vote in kNN, chosen by cross-validation."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +93,30 @@ class Task:
     arrays: Arrays
 
     def score_vectors(self, vectors: Vectors) -> NDArray[np.float64]:
-        """Scores in [0, 1]: named vectors [n d] -> [n f].
+        """Calibrated scores in [0, 1]: named vectors [n d] -> [n f].
 
         Raises:
             MismatchError: the task has no such head, or the vectors are of another kind.
         """
-        if "weight" not in self.arrays:
+        if not {"weight", "bank"} & self.arrays.keys():
             raise MismatchError(
                 f"a {self.info.kind} task does not read features", remedy="score volumes with it"
             )
         fitted = {k.removeprefix("readout."): v for k, v in self.arrays.items() if "readout." in k}
+        raw = self._head().scores(Readout(self.info.vectors, fitted).apply(vectors))
+        return calibrate(raw, self.info.findings, self.info.temperatures)
+
+    def _head(self) -> Head:
+        if "bank" in self.arrays:
+            return from_arrays(self.arrays)
         weight, bias = (self.arrays[name].astype(np.float64) for name in ("weight", "bias"))
-        head = Logistic(weight, bias)
-        return head.scores(Readout(self.info.vectors, fitted).apply(vectors))
+        return Logistic(weight, bias)
 
 
-def save_head(folder: Path, readout: Readout, head: Logistic) -> None:
-    """Write the head of a probe: float32 readout and float32 weights."""
-    arrays = {f"readout.{name}": np.float32(values) for name, values in readout.arrays.items()}
-    arrays |= {"weight": np.float32(head.weight), "bias": np.float32(head.bias)}
+def save_head(folder: Path, readout: Readout, head: Head) -> None:
+    """Write the head of a probe: its readout and its weights or neighbours, in float32."""
+    arrays = {f"readout.{name}": v.astype(np.float32) for name, v in readout.arrays.items()}
+    arrays |= head.arrays()
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / HEAD)
 
 
@@ -147,24 +165,6 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 def is_replaceable(folder: Path) -> bool:
     """Whether a folder is a task or empty, so that a new task may take its place."""
     return folder.is_dir() and ((folder / TASK_JSON).is_file() or not any(folder.iterdir()))
-
-
-def choose_thresholds(
-    labels: Labels, scores: NDArray[np.float64], specificity: float
-) -> dict[str, float | None]:
-    """The lowest threshold of each finding that reaches a specificity on these (tune) scans.
-
-    A score at or above the threshold is called; None where no scan without the finding is known.
-    """
-    thresholds: dict[str, float | None] = {}
-    for column, name in enumerate(labels.findings):
-        absent = np.sort(scores[labels.values[:, column] == 0, column])
-        if not len(absent):
-            thresholds[name] = None
-            continue
-        at = absent[min(int(np.ceil(specificity * len(absent))), len(absent)) - 1]
-        thresholds[name] = float(np.nextafter(at, np.inf))
-    return thresholds
 
 
 def count_labels(labels: Labels) -> tuple[dict[str, int], dict[str, int]]:

@@ -28,6 +28,13 @@ class Floor(StrEnum):
     blocks = "blocks"
 
 
+class Head(StrEnum):
+    """What a probe puts on frozen features."""
+
+    logistic = "logistic"
+    knn = "knn"
+
+
 class Scratch(StrEnum):
     """Networks that are trained from new weights."""
 
@@ -102,6 +109,9 @@ def probe(
     features: Features,
     labels: LabelsPath,
     out: Out,
+    head: Annotated[
+        Head, typer.Option(help="Logistic regression, or votes of the nearest train scans.")
+    ] = Head.logistic,
     key: KeyFile = None,
     findings: Findings = None,
     n_labels: NLabels = None,
@@ -109,14 +119,19 @@ def probe(
     allow_missing: AllowMissing = False,
     settings: Settings = None,
 ) -> None:
-    """Fit a logistic regression per finding on a feature table.
+    """Fit a head for all findings on a feature table, without touching the encoder.
 
     Example: headct probe --features features.parquet --labels labels.csv --store store --out probe
+
+    Neighbours: headct probe --head knn --features features.parquet --labels labels.csv
+                --store store --out knn
     """
     from headct.adapt.features import read_features
+    from headct.adapt.knn import KnnConfig
     from headct.adapt.probe import ProbeConfig, run_probe
 
-    config = _configured(ProbeConfig, settings or [])
+    given = settings or []
+    config = _configured(KnnConfig, given) if head is Head.knn else _configured(ProbeConfig, given)
     opened, known = _labelled(store, labels, key, findings, allow_missing, seed)
     table = read_features(features)
     preprocessing = opened.preprocessing

@@ -1,4 +1,4 @@
-"""Do scores mean probabilities? Reliability curves, and temperature scaling fitted on tune data."""
+"""Do scores mean probabilities? Reliability curves."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
 from scipy.stats import beta
 
 from headct.evaluate.metrics import N_BINS, Floats, bin_of
-
-_NEAR_CERTAIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -44,25 +40,3 @@ def reliability_curve(
         mean = float(y_score[inside].mean())
         curve.append(ReliabilityBin(mean, n_pos / n, float(lo), float(hi), n))
     return curve
-
-
-def fit_temperature(y_true: NDArray[np.int8], y_score: Floats) -> float:
-    """The temperature that minimises the log loss of `apply_temperature` on these (tune) cases.
-
-    Source:
-        Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
-    """
-    logits = logit(np.clip(y_score, _NEAR_CERTAIN, 1 - _NEAR_CERTAIN))
-    signs = np.where(y_true == 1, 1.0, -1.0)
-
-    def log_loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0.0, -signs * logits / np.exp(log_temperature)).mean())
-
-    found = minimize_scalar(log_loss, bounds=(-4.0, 4.0), method="bounded")
-    return float(np.exp(found.x))
-
-
-def apply_temperature(y_score: Floats, temperature: float) -> Floats:
-    """Scores softened (temperature above 1) or sharpened (below 1); their order is kept."""
-    logits = logit(np.clip(y_score, _NEAR_CERTAIN, 1 - _NEAR_CERTAIN))
-    return np.asarray(expit(logits / temperature), dtype=np.float64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headct.adapt.predictions import SCHEMA
-from headct.adapt.task import PREDICTIONS, TaskInfo, load_task
+from headct.adapt.task import PREDICTIONS, RETRIEVAL, TaskInfo, load_task
 from headct.errors import CheckpointError, HeadctError, LabelError, MismatchError
 from headct.evaluate.metrics import Floats
 
@@ -36,6 +37,10 @@ class RunKey:
     k: int
     n_train: int
     seed: int
+
+
+Thresholds = dict[RunKey, dict[str, tuple[float | None, float | None]]]
+"""By run and finding: score from which it is called, and score below which it is unlikely."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,15 @@ class Collection:
         findings: columns of all arrays.
         sites: internal ones first.
         tasks: task.json of each task, in the order given.
-        thresholds: score from which a finding is called, by run and finding; None: not known.
+        thresholds: scores that rule in and out, by run and finding; None: not known.
+        retrieval: rows of the kNN tasks, with their method.
     """
 
     findings: tuple[str, ...]
     sites: tuple[SiteScores, ...]
     tasks: tuple[TaskInfo, ...]
-    thresholds: dict[RunKey, dict[str, float | None]]
+    thresholds: Thresholds
+    retrieval: tuple[dict[str, Any], ...] = ()
 
     @property
     def runs(self) -> list[RunKey]:
@@ -109,8 +116,19 @@ def collect(tasks: Sequence[Path]) -> Collection:
         for n, site in enumerate(sites)
     ]
     parts.sort(key=lambda part: (not part.internal, part.site))
-    thresholds = {run: dict(infos[task].thresholds) for run, task in runs.items()}
-    return Collection(findings, tuple(parts), infos, thresholds)
+    thresholds = {run: _thresholds(infos[task]) for run, task in runs.items()}
+    retrieval = [
+        row | {"method": info.method, "seed": info.seed}
+        for folder, info in zip(tasks, infos, strict=True)
+        if (folder / RETRIEVAL).is_file()
+        for row in pq.read_table(folder / RETRIEVAL).to_pylist()
+    ]
+    return Collection(findings, tuple(parts), infos, thresholds, tuple(retrieval))
+
+
+def _thresholds(info: TaskInfo) -> dict[str, tuple[float | None, float | None]]:
+    out = info.rule_out_thresholds
+    return {name: (value, out.get(name)) for name, value in info.thresholds.items()}
 
 
 def _info(folder: Path) -> TaskInfo:

@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headct.evaluate.bootstrap import PatientBootstrap
-from headct.evaluate.collect import UNKNOWN, RunKey, SiteScores
+from headct.evaluate.collect import UNKNOWN, RunKey, SiteScores, Thresholds
 from headct.evaluate.metrics import METRICS, Floats, ScoredCases
-
-Thresholds = dict[RunKey, dict[str, float | None]]
 
 
 @dataclass(frozen=True, order=True)
@@ -123,9 +121,13 @@ def areas_of_run(site: SiteScores, run: RunKey) -> Floats:
 
 
 def _cases(
-    site: SiteScores, run: RunKey, f: int, known: NDArray[np.int64], threshold: float | None
+    site: SiteScores,
+    run: RunKey,
+    f: int,
+    known: NDArray[np.int64],
+    thresholds: tuple[float | None, float | None],
 ) -> ScoredCases:
-    return ScoredCases(site.y_true[known, f], site.scores[run][known, f], threshold)
+    return ScoredCases(site.y_true[known, f], site.scores[run][known, f], *thresholds)
 
 
 def _fill(

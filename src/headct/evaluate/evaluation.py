@@ -6,6 +6,8 @@ EVAL/  evaluation.json      what was compared, on whom, with which hashes, thres
          comparisons        paired differences between methods, corrected for multiplicity
          label_efficiency   mean and spread over draws, by K or number of labels
          reliability        score against observed share, in bins
+         calibration        temperatures, and the calibration error without and with them
+         retrieval          mean average precision of kNN tasks
 """
 
 from __future__ import annotations
@@ -29,16 +31,18 @@ from headct.evaluate.collect import Collection, SiteScores, collect
 from headct.evaluate.comparisons import compare
 from headct.evaluate.estimates import Arm, SiteEstimates, estimate
 from headct.evaluate.tables import (
+    calibration_rows,
     counts,
     label_efficiency_rows,
     metric_rows,
     reliability_rows,
+    retrieval_rows,
 )
 from headct.progress import tracking
 from headct.run import write_run_record
 
 EVALUATION = "evaluation.json"
-TABLES = ("metrics", "comparisons", "label_efficiency", "reliability")
+TABLES = ("metrics", "comparisons", "label_efficiency", "reliability", "calibration", "retrieval")
 FORMAT_VERSION = 1
 
 
@@ -84,6 +88,10 @@ def evaluate(tasks: Sequence[Path], out: Path, config: EvaluationConfig) -> dict
         "comparisons": [row for found in estimates for row in compare(found, pairs, config.level)],
         "label_efficiency": label_efficiency_rows(collection, estimates),
         "reliability": [row for found in estimates for row in reliability_rows(found)],
+        "calibration": [row for found in estimates for row in calibration_rows(found, collection)],
+        "retrieval": retrieval_rows(
+            collection, n_boot=config.n_boot, seed=config.seed, level=config.level
+        ),
     }
     summary = _summary(collection, estimates, config, pairs)
     summary["cpu_s"] = round(time.process_time() - started, 2)
@@ -111,7 +119,7 @@ def main_arms(collection: Collection) -> list[Arm]:
 def is_pretrained(info: TaskInfo) -> bool:
     """Whether a method starts from a pretrained encoder; all others are floors."""
     return info.kind == "finetune" or (
-        info.kind in ("probe", "fewshot") and info.source in ("encoder", "external")
+        info.kind in ("probe", "knn", "fewshot") and info.source in ("encoder", "external")
     )
 
 
@@ -164,7 +172,10 @@ def _summary(
 
 
 def _method(info: TaskInfo, collection: Collection) -> dict[str, Any]:
-    shown = ("method", "kind", "source", "threshold_specificity", "bundle_hash", "seed")
+    shown = (
+        *("method", "kind", "source", "bundle_hash", "seed", "threshold_specificity"),
+        *("rule_out_sensitivity", "rule_out_thresholds", "temperatures"),
+    )
     runs = [run for run in collection.runs if run.method == info.method]
     return {name: getattr(info, name) for name in shown} | {
         "pretrained": is_pretrained(info),

@@ -13,8 +13,9 @@ Floats = NDArray[np.float64]
 
 AREAS = ("auroc", "auprc")
 OPERATING = ("sensitivity", "specificity", "ppv", "npv")
+RULE_OUT = tuple(f"rule_out_{name}" for name in OPERATING)
 CALIBRATION = ("brier_error", "ece_error")
-METRICS = (*AREAS, *OPERATING, *CALIBRATION, "prevalence")
+METRICS = (*AREAS, *OPERATING, *RULE_OUT, *CALIBRATION, "prevalence")
 N_BINS = 10
 
 
@@ -25,10 +26,15 @@ class ScoredCases:
         y_true: [n] 0 or 1.
         y_score: [n] in [0, 1].
         threshold: score from which a case is called positive; None: no operating point.
+        rule_out: the same for the threshold that rules out.
     """
 
     def __init__(
-        self, y_true: NDArray[np.int8], y_score: Floats, threshold: float | None = None
+        self,
+        y_true: NDArray[np.int8],
+        y_score: Floats,
+        threshold: float | None = None,
+        rule_out: float | None = None,
     ) -> None:
         self.n = len(y_true)
         self.positives, self.negatives = np.flatnonzero(y_true == 1), np.flatnonzero(y_true == 0)
@@ -37,8 +43,8 @@ class ScoredCases:
         values, self.first = np.unique(y_score[self.positives], return_index=True)
         self.below = np.searchsorted(y_score[self.negatives], values, side="left")
         self.up_to = np.searchsorted(y_score[self.negatives], values, side="right")
-        self.rows = _linear_rows(y_true, y_score, threshold)
-        self.has_threshold = threshold is not None
+        self.rows = _linear_rows(y_true, y_score, (threshold, rule_out))
+        self.has_threshold = (threshold is not None, rule_out is not None)
 
     def metrics(self, weights: Floats | None = None) -> dict[str, Floats]:
         """Every metric of METRICS, each [b]; NaN where it is not defined.
@@ -76,35 +82,48 @@ class ScoredCases:
         return auroc, np.where(n_neg > 0, auprc, np.nan)
 
 
-def _linear_rows(y_true: NDArray[np.int8], y_score: Floats, threshold: float | None) -> Floats:
+def _linear_rows(
+    y_true: NDArray[np.int8], y_score: Floats, thresholds: tuple[float | None, ...]
+) -> Floats:
     """[k n] rows whose weighted sums give all metrics but the areas."""
     positive, negative = (y_true == 1).astype(float), (y_true == 0).astype(float)
-    called = (y_score >= (np.inf if threshold is None else threshold)).astype(float)
+    at_thresholds = []
+    for threshold in thresholds:
+        called = (y_score >= (np.inf if threshold is None else threshold)).astype(float)
+        at_thresholds += [positive * called, negative * (1 - called)]
     error = y_score - positive
     bins = bin_of(y_score)
     in_bin = (bins[None, :] == np.arange(N_BINS)[:, None]) * error
-    return np.vstack(
-        [positive, negative, positive * called, negative * (1 - called), error**2, in_bin]
-    )
+    return np.vstack([positive, negative, *at_thresholds, error**2, in_bin])
 
 
-def _from_sums(sums: Floats, has_threshold: bool) -> dict[str, Floats]:
-    n_pos, n_neg, hits, correct_rejections, squared_error = sums[:5]
+def _from_sums(sums: Floats, has_threshold: tuple[bool, bool]) -> dict[str, Floats]:
+    n_pos, n_neg, *at_thresholds, squared_error = sums[:7]
     n = n_pos + n_neg
-    called, not_called = hits + n_neg - correct_rejections, correct_rejections + n_pos - hits
-    values = {
-        "sensitivity": hits / n_pos,
-        "specificity": correct_rejections / n_neg,
-        "ppv": hits / called,
-        "npv": correct_rejections / not_called,
-    }
-    if not has_threshold:
-        values = {name: np.full_like(n, np.nan) for name in values}
+    points = zip((OPERATING, RULE_OUT), (at_thresholds[:2], at_thresholds[2:]), strict=True)
+    values: dict[str, Floats] = {}
+    for (names, (hits, rejections)), known in zip(points, has_threshold, strict=True):
+        found = _at_threshold(n_pos, n_neg, hits, rejections)
+        for name, value in zip(names, found, strict=True):
+            values[name] = value if known else np.full_like(n, np.nan)
     return values | {
         "brier_error": squared_error / n,
-        "ece_error": np.abs(sums[5:]).sum(axis=0) / n,
+        "ece_error": np.abs(sums[7:]).sum(axis=0) / n,
         "prevalence": n_pos / n,
     }
+
+
+def _at_threshold(
+    n_pos: Floats, n_neg: Floats, hits: Floats, correct_rejections: Floats
+) -> tuple[Floats, ...]:
+    """Sensitivity, specificity, PPV and NPV."""
+    called, not_called = hits + n_neg - correct_rejections, correct_rejections + n_pos - hits
+    return (
+        hits / n_pos,
+        correct_rejections / n_neg,
+        hits / called,
+        correct_rejections / not_called,
+    )
 
 
 def bin_of(y_score: Floats, n_bins: int = N_BINS) -> NDArray[np.int64]:

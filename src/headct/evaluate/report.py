@@ -21,6 +21,7 @@ from headct.evaluate.comparisons import MACRO
 from headct.evaluate.gallery import RULE, Panel, gallery
 from headct.evaluate.headline import HISTOGRAM, answers, between, lead_method, opening, signed
 from headct.evaluate.history import Account, Pretraining, ingest_account, pretraining
+from headct.evaluate.metrics import OPERATING, RULE_OUT
 from headct.evaluate.results import Estimate, Results, Row, read_results
 from headct.evaluate.theme import colour, finding_name, method_name
 from headct.store.store import open_store
@@ -86,6 +87,7 @@ def render(
         figures=_figures(results),
         operating=_operating(results, lead),
         few=_few(results),
+        ece=_calibration(results),
         account=account,
         few_refused=FEW_REFUSED,
         run=run,
@@ -135,20 +137,39 @@ def _figures(results: Results) -> Row:
 
 
 def _operating(results: Results, lead: str) -> list[Row]:
-    """Sensitivity and the rest at the fixed threshold, per finding and site."""
-    names = ("sensitivity", "specificity", "ppv", "npv")
-    thresholds = next(a["thresholds"] for a in results.summary["methods"] if a["method"] == lead)
+    """Sensitivity and the rest at the two fixed thresholds, per finding and site."""
+    about = next(a for a in results.summary["methods"] if a["method"] == lead)
     return [
         {
             "finding": finding,
-            "threshold": thresholds.get(finding),
+            "threshold": about["thresholds"].get(finding),
+            "rule_out": about["rule_out_thresholds"].get(finding),
             "sites": [
-                {name: results.metric(lead, site["site"], finding, name) for name in names}
+                {
+                    name: results.metric(lead, site["site"], finding, name)
+                    for name in (*OPERATING, *RULE_OUT)
+                }
                 for site in results.sites
             ],
         }
         for finding in results.findings
     ]
+
+
+def _calibration(results: Results) -> list[Row]:
+    """Mean calibration error over the findings, before and after scaling, by method and site."""
+    rows = results.tables["calibration"]
+    return [
+        {"method": method, "site": site["site"]}
+        | {name: _mean([row[name] for row in found]) for name in ("ece_raw", "ece")}
+        for method in results.methods
+        for site in results.sites
+        if (found := [r for r in rows if (r["method"], r["site"]) == (method, site["site"])])
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _few(results: Results) -> list[Row]:

@@ -8,12 +8,13 @@ from dataclasses import asdict
 
 import numpy as np
 
-from headct.evaluate.bootstrap import interval
+from headct.adapt.operating import apply_temperature
+from headct.evaluate.bootstrap import PatientBootstrap, interval
 from headct.evaluate.calibration import reliability_curve
 from headct.evaluate.collect import UNKNOWN, Collection
 from headct.evaluate.comparisons import MACRO, Row
 from headct.evaluate.estimates import Arm, SiteEstimates, areas_of_run
-from headct.evaluate.metrics import AREAS, METRICS, Floats
+from headct.evaluate.metrics import AREAS, METRICS, Floats, ScoredCases
 
 POOLED = "all findings"
 """Name of the reliability curve over the cases of all findings."""
@@ -97,6 +98,47 @@ def _spread(values: Floats) -> Row:
         "highest": float(values.max()),
         "n_draws": len(values),
     }
+
+
+def calibration_rows(found: SiteEstimates, collection: Collection) -> list[Row]:
+    """Calibration error of the first seed of each method, before and after its temperatures."""
+    site, rows = found.site, []
+    temperatures = {info.method: info.temperatures for info in reversed(collection.tasks)}
+    for arm, (f, finding) in itertools.product(found.arms, enumerate(found.findings)):
+        scores = site.scores[arm.runs(site.scores)[0]][:, f]
+        known = (site.y_true[:, f] != UNKNOWN) & np.isfinite(scores)
+        if not known.any():
+            continue
+        temperature = temperatures[arm.method].get(finding, 1.0)
+        raw = apply_temperature(scores[known], 1 / temperature)
+        errors = [
+            float(ScoredCases(site.y_true[known, f], s).metrics()["ece_error"][0])
+            for s in (raw, scores[known])
+        ]
+        where = {"method": arm.method, "site": site.site, "internal": site.internal}
+        what = {"finding": finding, "temperature": temperature}
+        rows.append(where | what | {"ece_raw": errors[0], "ece": errors[1]})
+    return rows
+
+
+def retrieval_rows(collection: Collection, *, n_boot: int, seed: int, level: float) -> list[Row]:
+    """Mean average precision of retrieval per method, site and finding; patients resampled."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in collection.retrieval:
+        groups.setdefault((row["method"], row["site"], row["finding"]), []).append(row)
+    rows = []
+    for (method, site, finding), found in sorted(groups.items()):
+        precision = np.array([row["average_precision"] for row in found])
+        _, patient = np.unique([row["patient_id"] for row in found], return_inverse=True)
+        draws = [
+            (precision @ weights) / weights.sum(axis=0)
+            for _, weights in PatientBootstrap(patient, n_boot, seed).chunks()
+        ]
+        lo, hi = interval(np.concatenate(draws) if draws else np.empty(0), level)
+        about = {"method": method, "site": site, "finding": finding, "n": len(found)}
+        chance = found[0]["chance"]
+        rows.append(about | {"map": float(precision.mean()), "lo": lo, "hi": hi, "chance": chance})
+    return rows
 
 
 def reliability_rows(found: SiteEstimates) -> list[Row]:

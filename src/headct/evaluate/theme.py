@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 METHOD_NAMES = {
     "finetune": "Fine-tuned encoder",
     "probe": "Frozen encoder + probe",
+    "knn": "Frozen encoder + kNN",
     "scratch-vit": "ViT from scratch",
     "scratch-cnn3d": "3D CNN from scratch",
     "probe-histogram": "HU histogram + probe",
@@ -25,13 +26,14 @@ METHOD_NAMES = {
 _COLOURS = {
     "finetune": "#2f7de1",
     "probe": "#12a594",
+    "knn": "#5b9e3d",
     "probe-random-init": "#9aa1ab",
     "probe-histogram": "#e8912d",
     "probe-blocks": "#b58a3c",
     "scratch-vit": "#d6457b",
     "scratch-cnn3d": "#8e5bd0",
 }
-_SPARE = ("#5b9e3d", "#c8553d", "#4aa3c7", "#a3a23a", "#7a6fdb", "#d08bb0")
+_SPARE = ("#c8553d", "#4aa3c7", "#a3a23a", "#7a6fdb", "#d08bb0")
 WIDTH_IN = 9.6
 INK, GRID = "#010203", "#010204"
 """Stand-ins that become the text colour of the page, so that figures follow light and dark."""
