@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from headct.adapt.batches import LabelledScans
 from headct.adapt.cnn import Cnn3d, CnnConfig
+from headct.adapt.lora import LoraConfig, add_lora, fold_lora
 from headct.adapt.network import VECTORS, EncoderNet
 from headct.adapt.operating import OperatingConfig, calibrate, settle
 from headct.adapt.predictions import to_predictions, write_predictions
@@ -34,6 +35,7 @@ from headct.adapt.task import (
     save_head,
     save_info,
 )
+from headct.errors import UsageError
 from headct.model.bundle import save_bundle
 from headct.run import write_run_record
 from headct.store.labels import Labels
@@ -52,6 +54,8 @@ class FinetuneConfig(SuperviseConfig):
     """How the head is fitted on frozen features before a bundle is fine-tuned."""
     cnn: CnnConfig = CnnConfig()
     """Architecture of the convolutional network."""
+    lora: LoraConfig = LoraConfig()
+    """Low-rank changes to a bundle's encoder instead of training all of it."""
 
 
 def run_finetune(
@@ -81,14 +85,20 @@ def run_finetune(
     Raises:
         LabelError: a finding has too few scans with or without it to be learnt.
         MismatchError: the bundle wants another preprocessing than the store has.
+        UsageError: LoRA without a bundle, or without peft.
     """
     if start.bundle is not None:
         start.bundle.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
     fitted = labels.take(draw_train(labels, n_labels, seed))
     require_trainable(fitted)
     work = out.with_name(f".{out.name}.work")
+    if config.lora.rank and start.kind != "bundle":
+        raise UsageError("LoRA changes a trained encoder", remedy="give --bundle")
     with start_runtime(config.precision, config.threads) as runtime:
         net = start.build(store, fitted, config.probe, config.cnn, config.token_fraction, seed)
+        if config.lora.rank:
+            assert isinstance(net, EncoderNet)
+            add_lora(net.encoder, config.lora, seed)
         lr_scale = start.lr_scale(net, config.layer_decay, config.head_lr_factor)
         scans = LabelledScans(store, fitted, config.batch, seed, config.augment, runtime.device)
         identity = _identity(store, fitted, start, config, seed)
@@ -96,6 +106,8 @@ def run_finetune(
         shift_bias(net, weight.log())
         net = supervise(net, scans, config, runtime, work, identity, lr_scale).cpu()
     shift_bias(net, -weight.log())
+    if config.lora.rank:
+        fold_lora(net)
     info = _info(labels, fitted, start, config, store, seed)
     with replacing_folder(out) as folder:
         _save_net(folder, net, info)
@@ -138,7 +150,7 @@ def _digest(value: Any) -> str:
 def _info(
     labels: Labels, fitted: Labels, start: Start, config: FinetuneConfig, store: Store, seed: int
 ) -> TaskInfo:
-    kind = KINDS[start.kind]
+    kind = "lora" if config.lora.rank else KINDS[start.kind]
     n_train, n_positive = count_labels(fitted)
     return TaskInfo.model_validate(
         {

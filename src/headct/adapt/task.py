@@ -48,7 +48,7 @@ class TaskInfo(Config):
     """What task.json says."""
 
     format_version: int = FORMAT_VERSION
-    kind: Literal["probe", "knn", "fewshot", "finetune", "scratch-vit", "scratch-cnn3d"]
+    kind: Literal["probe", "knn", "fewshot", "finetune", "lora", "scratch-vit", "scratch-cnn3d"]
     method: str
     """Name in tables and plots."""
     findings: tuple[str, ...]

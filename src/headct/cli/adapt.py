@@ -179,6 +179,9 @@ def finetune(
     recipe: Annotated[
         Path | None, typer.Option(help="TOML recipe; default: the one made for the start.")
     ] = None,
+    lora: Annotated[
+        int | None, typer.Option(min=1, help="Rank: train low-rank changes, not all weights.")
+    ] = None,
     key: KeyFile = None,
     findings: Findings = None,
     n_labels: NLabels = None,
@@ -189,6 +192,8 @@ def finetune(
     """Train an encoder and its head on labelled scans; stopped, the same command goes on.
 
     Example: headct finetune --bundle run/bundle --labels labels.csv --store store --out finetuned
+
+    LoRA: headct finetune --bundle run/bundle --lora 8 --labels labels.csv --store store --out lora
 
     Scratch: headct finetune --from-scratch vit --labels labels.csv --store store --out scratch
     """
@@ -201,7 +206,9 @@ def finetune(
 
     new: dict[Scratch | None, Kind] = {None: "bundle", Scratch.vit: "vit", Scratch.cnn3d: "cnn3d"}
     kind = new[from_scratch]
-    config = load_recipe(recipe or kind, FinetuneConfig, settings or (), builtin=RECIPES)
+    name = "lora" if lora and kind == "bundle" else kind
+    given = [*([f"lora.rank={lora}"] if lora else []), *(settings or [])]
+    config = load_recipe(recipe or name, FinetuneConfig, given, builtin=RECIPES)
     opened, known = _labelled(store, labels, key, findings, allow_missing, seed)
     start = Start(kind, load_bundle(bundle) if bundle else None)
     _say(run_finetune(opened, known, start, out, config, n_labels=n_labels, seed=seed))
