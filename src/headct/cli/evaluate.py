@@ -19,6 +19,9 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     tasks: Annotated[list[Path], typer.Argument(help="TASK folders, compared with each other.")],
     out: Annotated[Path, typer.Option(help="EVAL folder; made, or replaced.")],
+    store: Annotated[
+        Path | None, typer.Option(help="STORE of the scans: subgroups by age, sex, scanner, ...")
+    ] = None,
     n_boot: Annotated[int, typer.Option(min=0, help="Resamples of patients.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
     min_positives: Annotated[
@@ -39,6 +42,7 @@ def evaluate(
 
     \b
     Example: headct evaluate task-finetune task-scratch task-histogram --out eval
+    Subgroups: headct evaluate task-finetune task-histogram --store store --out eval
     One question: headct evaluate TASKS... --compare finetune:scratch-vit --out eval
     """  # noqa: D301
     pairs = tuple(_pair(text) for text in compare or ())
@@ -46,7 +50,7 @@ def evaluate(
     from headct.evaluate.evaluation import evaluate as run
 
     config = EvaluationConfig(n_boot=n_boot, seed=seed, min_positives=min_positives, compare=pairs)
-    run(tasks, out, config)
+    run(tasks, out, config, store)
     from headct.evaluate.headline import lead_method, opening
     from headct.evaluate.results import read_results
 

@@ -8,6 +8,7 @@ EVAL/  evaluation.json      what was compared, on whom, with which hashes, thres
          reliability        score against observed share, in bins
          calibration        temperatures, and the calibration error without and with them
          retrieval          mean average precision of kNN tasks
+         subgroups          metrics by sex, age, scanner, kernel, thickness, where a store was given
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from headct.errors import UsageError
 from headct.evaluate.collect import Collection, SiteScores, collect
 from headct.evaluate.comparisons import compare
 from headct.evaluate.estimates import Arm, SiteEstimates, estimate
+from headct.evaluate.subgroups import groups_of
 from headct.evaluate.tables import (
     calibration_rows,
     counts,
@@ -40,9 +42,18 @@ from headct.evaluate.tables import (
 )
 from headct.progress import tracking
 from headct.run import write_run_record
+from headct.store.store import open_store
 
 EVALUATION = "evaluation.json"
-TABLES = ("metrics", "comparisons", "label_efficiency", "reliability", "calibration", "retrieval")
+TABLES = (
+    "metrics",
+    "comparisons",
+    "label_efficiency",
+    "reliability",
+    "calibration",
+    "retrieval",
+    "subgroups",
+)
 FORMAT_VERSION = 1
 
 
@@ -61,8 +72,16 @@ class EvaluationConfig(Config):
     """Pairs of methods; none: pretrained against every other one."""
 
 
-def evaluate(tasks: Sequence[Path], out: Path, config: EvaluationConfig) -> dict[str, Any]:
+def evaluate(
+    tasks: Sequence[Path], out: Path, config: EvaluationConfig, store: Path | None = None
+) -> dict[str, Any]:
     """Evaluate tasks on their test scans and write EVAL.
+
+    Args:
+        tasks: task folders.
+        out: EVAL folder; made, or replaced.
+        config: how.
+        store: of the scans; with it subgroups are evaluated too.
 
     Returns:
         The content of evaluation.json.
@@ -93,6 +112,7 @@ def evaluate(tasks: Sequence[Path], out: Path, config: EvaluationConfig) -> dict
             collection, n_boot=config.n_boot, seed=config.seed, level=config.level
         ),
     }
+    tables["subgroups"] = _subgroup_rows(collection, arms, config, store) if store else []
     summary = _summary(collection, estimates, config, pairs)
     summary["cpu_s"] = round(time.process_time() - started, 2)
     (out / EVALUATION).unlink(missing_ok=True)
@@ -102,6 +122,19 @@ def evaluate(tasks: Sequence[Path], out: Path, config: EvaluationConfig) -> dict
             pq.write_table(pa.Table.from_pylist(rows), aside, compression="zstd")
     write_json(out / EVALUATION, summary)
     return summary
+
+
+def _subgroup_rows(
+    collection: Collection, arms: Sequence[Arm], config: EvaluationConfig, store: Path
+) -> list[dict[str, Any]]:
+    manifest = open_store(store).manifest
+    rows = []
+    for site in collection.sites:
+        for dimension, group, part in groups_of(site, manifest):
+            found = _estimate(collection, part, arms, config)
+            about = {"dimension": dimension, "group": group}
+            rows += [about | row for row in metric_rows(found, config.level)]
+    return rows
 
 
 def main_arms(collection: Collection) -> list[Arm]:

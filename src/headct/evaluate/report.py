@@ -88,6 +88,7 @@ def render(
         operating=_operating(results, lead),
         few=_few(results),
         ece=_calibration(results),
+        subgroups=_subgroups(results, lead),
         account=account,
         few_refused=FEW_REFUSED,
         run=run,
@@ -165,6 +166,15 @@ def _calibration(results: Results) -> list[Row]:
         for method in results.methods
         for site in results.sites
         if (found := [r for r in rows if (r["method"], r["site"]) == (method, site["site"])])
+    ]
+
+
+def _subgroups(results: Results, lead: str) -> list[Row]:
+    """Macro AUROC of the lead method in each group that has findings enough to count."""
+    return [
+        row
+        for row in results.tables["subgroups"]
+        if (row["method"], row["finding"], row["metric"]) == (lead, MACRO, "auroc")
     ]
 
 
