@@ -8,20 +8,29 @@ import re
 import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 
+from headct.dicom.archives import unpack
+from headct.dicom.compressed import NIFTI_SUFFIXES as NIFTI_SUFFIXES
+from headct.dicom.compressed import is_named_archive, kind_of_archive
 from headct.dicom.enhanced import expand
 from headct.dicom.header import FileOutcome, Header, read_header
 from headct.dicom.kind import ENHANCED_CLASSES, check_kind
 from headct.dicom.reasons import Reason
 from headct.dicom.series import SeriesFiles
 from headct.errors import UsageError
+from headct.progress import tracking
+from headct.workers import run_in_order
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 MEMBERS = frozenset({Reason.EMPTY_FILE, Reason.TRUNCATED, Reason.UNREADABLE, Reason.NO_PERMISSION})
-MEMBERS |= {Reason.NO_TRANSFER_SYNTAX}
+MEMBERS |= {Reason.NO_TRANSFER_SYNTAX, Reason.ENCRYPTED, Reason.UNSAFE_NAME}
 """What a damaged slice looks like when not even its series can be read."""
+PARALLEL_FROM = 20_000
+"""Files from which on several processes are worth their start."""
+CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -33,43 +42,118 @@ class Index:
         nifti: NIfTI files; each is a series of its own.
         outcomes: files that are in no series, each with its reason; also the damaged members of
             a series, which is refused for them.
-        n_files: files seen.
+        n_files: files seen, those in archives one by one.
+        places: of files that came out of an archive, the path of the archive and their name in it.
     """
 
     series: list[SeriesFiles] = field(default_factory=list)
     nifti: list[Path] = field(default_factory=list)
     outcomes: list[FileOutcome] = field(default_factory=list)
     n_files: int = 0
+    places: dict[Path, Path] = field(default_factory=dict, repr=False)
+
+    def place(self, path: Path) -> Path:
+        """Where the user has a file: in a folder, or in an archive."""
+        return self.places.get(path, path)
 
 
-def index_paths(sources: Sequence[Path]) -> Index:
+def index_paths(sources: Sequence[Path], *, spool: Path | None = None, jobs: int = 0) -> Index:
     """Find the series in folders and files.
 
     Links are followed without going in circles, one file under two names is read once, pipes and
-    devices are not opened. The answer does not depend on the order that the system lists files in.
+    devices are not opened. The answer depends neither on the order that the system lists files in
+    nor on the number of processes.
+
+    Args:
+        sources: folders of any layout, and files.
+        spool: folder that archives (zip, tar, gzip, ...) are unpacked into, to be removed by the
+            caller; without it an archive is a file that is not DICOM.
+        jobs: processes; they are used where there are many files.
 
     Raises:
         UsageError: a source does not exist.
     """
     headers: dict[str, list[Header]] = defaultdict(list)
-    nifti: list[Path] = []
-    outcomes: list[FileOutcome] = []
+    index = Index()
     n_files = 0
-    for found in walk(sources):
+    for reading in _read_all(list(walk(sources)), spool, jobs):
         n_files += 1
-        if isinstance(found, FileOutcome):
-            outcomes.append(found)
-        elif found.name.lower().endswith(NIFTI_SUFFIXES):
-            nifti.append(found)
+        if reading.place is not None:
+            index.places[reading.path] = reading.place
+        if reading.found is None:
+            index.nifti.append(reading.path)
+        elif isinstance(reading.found, FileOutcome):
+            index.outcomes.append(reading.found)
         else:
-            images = read_images(found)
-            if isinstance(images, FileOutcome):
-                outcomes.append(images)
-            else:
-                headers[_series_key(images[0])].extend(images)
-    damaged = _damaged_members(headers, outcomes)
+            headers[_series_key(reading.found[0])].extend(reading.found)
+    damaged = _damaged_members(headers, index)
     series = [SeriesFiles(tuple(found), tuple(damaged[uid])) for uid, found in headers.items()]
-    return Index(series, nifti, outcomes, n_files)
+    return replace(index, series=series, n_files=n_files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One file: image records, None for NIfTI, or what became of it; its place in an archive."""
+
+    path: Path
+    found: list[Header] | FileOutcome | None
+    place: Path | None = None
+
+
+def _read_all(
+    walked: Sequence[Path | FileOutcome], spool: Path | None, jobs: int
+) -> Iterator[_Reading]:
+    read = partial(_read_chunk, spool)
+    n_archives = sum(isinstance(path, Path) and is_named_archive(path) for path in walked)
+    if jobs < 2 or len(walked) + (n_archives > 1) * PARALLEL_FROM < PARALLEL_FROM:
+        yield from read(walked)
+        return
+    size = CHUNK if n_archives < 2 else max(1, min(CHUNK, len(walked) // (8 * jobs)))
+    chunks = [walked[start : start + size] for start in range(0, len(walked), size)]
+    with tracking("index", total=len(walked), unit="files") as tracker:
+        for chunk, readings in zip(chunks, run_in_order(read, chunks, jobs), strict=True):
+            yield from readings
+            tracker.advance(len(chunk))
+
+
+def _read_chunk(spool: Path | None, walked: Sequence[Path | FileOutcome]) -> list[_Reading]:
+    return [reading for found in walked for reading in _read(found, spool)]
+
+
+def _read(found: Path | FileOutcome, spool: Path | None) -> Iterator[_Reading]:
+    if isinstance(found, FileOutcome):
+        yield _Reading(found.path, found)
+        return
+    answer = _answer(found)
+    is_other = isinstance(answer, FileOutcome) and answer.reason in (
+        Reason.NOT_DICOM,
+        Reason.UNREADABLE,
+    )
+    if is_other and spool is not None and kind_of_archive(found) is not None:
+        yield from _read_archive(found, spool)
+    elif is_other and spool is not None and is_named_archive(found):
+        message = "named like an archive, but it is none"
+        yield _Reading(found, FileOutcome(found, Reason.UNREADABLE, message))
+    else:
+        yield _Reading(found, answer)
+
+
+def _answer(path: Path) -> list[Header] | FileOutcome | None:
+    return None if path.name.lower().endswith(NIFTI_SUFFIXES) else read_images(path)
+
+
+def _read_archive(path: Path, spool: Path) -> Iterator[_Reading]:
+    """Everything in an archive; what is no image is not kept in the spool."""
+    unpacked = unpack(path, Path(mkdtemp(dir=spool)))
+    for outcome in unpacked.outcomes:
+        yield _Reading(outcome.path, outcome)
+    for file, place in unpacked.files:
+        answer = _answer(file)
+        if isinstance(answer, FileOutcome):
+            file.unlink()
+            yield _Reading(place, replace(answer, path=place))
+        else:
+            yield _Reading(file, answer, place)
 
 
 def read_images(path: Path) -> list[Header] | FileOutcome:
@@ -121,7 +205,7 @@ def _series_key(header: Header) -> str:
 
 
 def _damaged_members(
-    headers: dict[str, list[Header]], outcomes: Sequence[FileOutcome]
+    headers: dict[str, list[Header]], index: Index
 ) -> dict[str, list[FileOutcome]]:
     """Damaged files by the series that they belong to, by UID, else by folder and name pattern.
 
@@ -130,13 +214,13 @@ def _damaged_members(
     rather than shortened.
     """
     damaged: dict[str, list[FileOutcome]] = defaultdict(list)
-    lost = [outcome for outcome in outcomes if outcome.reason in MEMBERS]
+    lost = [outcome for outcome in index.outcomes if outcome.reason in MEMBERS]
     if not lost:
         return damaged
     by_pattern: dict[tuple[Path, str], set[str]] = defaultdict(set)
     for uid, images in headers.items():
         for header in images:
-            by_pattern[_pattern(header.path)].add(uid)
+            by_pattern[_pattern(index.place(header.path))].add(uid)
     for outcome in lost:
         uids = {outcome.series_uid} if outcome.series_uid else by_pattern[_pattern(outcome.path)]
         for uid in uids & headers.keys():

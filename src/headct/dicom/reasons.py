@@ -54,6 +54,18 @@ class Reason(StrEnum):
     NO_PIXEL_DATA = "no-pixel-data", Status.REFUSED, "An image object without pixels."
     BAD_PIXEL_FORMAT = "bad-pixel-format", Status.REFUSED, "Bits, sign or size of pixels disagree."
 
+    # Archives, and what a PACS sends
+    ENCRYPTED = "encrypted", Status.REFUSED, "A member of a zip file that needs a password."
+    ARCHIVE_BOMB = "archive-bomb", Status.REFUSED, "The archive unpacks to absurdly many bytes."
+    UNSAFE_NAME = "unsafe-name", Status.REFUSED, "A member whose name leads out of its archive."
+    UNSUPPORTED_ARCHIVE = (
+        "unsupported-archive",
+        Status.REFUSED,
+        "An archive that is not opened: 7z, rar, or nested too deep.",
+    )
+    NOT_ON_PACS = "not-on-pacs", Status.REFUSED, "The PACS has no such study, or no series in it."
+    TRANSFER_FAILED = "transfer-failed", Status.REFUSED, "The PACS did not send all of it."
+
     # What kind of image it is
     NOT_CT = "not-ct", Status.REFUSED, "Another modality (MR, PET, segmentation, ...)."
     MODALITY_CONFLICT = "modality-conflict", Status.REFUSED, "Modality and SOP class disagree."
