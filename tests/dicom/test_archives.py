@@ -20,7 +20,7 @@ from headct.dicom.index import Index, index_paths
 from headct.dicom.reasons import Reason
 from headct.dicom.series import StackPlan, plan_stacks
 from headct.dicom.spool import spooling
-from headct.errors import HeadctError, Refusal, UsageError
+from headct.errors import HeadctError, Refusal
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_an_archive_that_was_cut_off_is_refused_whole(scan, box, spool, name, sh
     index = index_paths([box], spool=spool)
     assert not index.series
     assert codes(index) in ([Reason.TRUNCATED], [Reason.UNREADABLE])
-    assert not [path for path in spool.rglob("*") if path.is_file()]
+    assert not [path for path in spool.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
 def test_a_tar_file_cut_between_two_members_is_not_taken_for_a_shorter_one(scan, box, spool):
@@ -269,7 +269,7 @@ def test_a_decompression_bomb_is_refused_and_leaves_nothing(
         (box / name).write_bytes(PACKERS[name](tarred({"IM1.dcm": zeros})))
     index = index_paths([box], spool=spool)
     assert set(codes(index)) == {Reason.ARCHIVE_BOMB}
-    assert not [path for path in spool.rglob("*") if path.is_file()]
+    assert not [path for path in spool.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
 def test_a_long_tar_header_is_not_read_into_memory(box, spool):
@@ -335,24 +335,25 @@ def test_the_spool_is_private_and_gone_afterwards(tmp_path):
     with spooling(tmp_path / "work", "one") as folder:
         assert folder.stat().st_mode & 0o777 == 0o700
         (folder / "x").write_text("x")
-        with pytest.raises(FileExistsError):
-            folder.mkdir()
     assert not folder.exists()
 
 
 def test_a_spool_takes_away_what_a_killed_run_left_and_nothing_else(tmp_path):
     work = tmp_path / "work"
-    left = work / "headct-spool-one" / "study"
-    left.mkdir(parents=True)
-    (left / "IM1").write_text("x")
-    (work / "mine").mkdir()
-    with spooling(work, "one") as folder:
-        assert not list(folder.iterdir())
-    assert (work / "mine").exists()
+    left, strange, mine = (work / f"headct-spool-{n}" for n in ("one-dead", "one-odd", "two-dead"))
+    for folder in (left, strange, mine):
+        (folder / "study").mkdir(parents=True)
+    (left / ".lock").touch()
+    (mine / ".lock").touch()
     (tmp_path / "target").mkdir()
-    (work / "headct-spool-two").symlink_to(tmp_path / "target")
-    with pytest.raises(UsageError), spooling(work, "two"):
-        pass
+    (work / "headct-spool-one-link").symlink_to(tmp_path / "target")
+    with spooling(work, "one") as first, spooling(work, "one") as second:
+        assert first != second
+        assert first.exists()
+        assert not left.exists()
+    assert not first.exists()
+    assert strange.exists()
+    assert mine.exists()
     assert (tmp_path / "target").exists()
 
 

@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(help="Folders or files: DICOM, NIfTI.")],
+    sources: Annotated[
+        list[Path], typer.Argument(help="Folders or files: DICOM, NIfTI, zip, tar.")
+    ],
     out: Annotated[Path, typer.Option(help="The store; made, or added to.")],
     grid: Annotated[str, typer.Option(help="Canonical grid: demo, small or base.")] = "base",
     overrides: Annotated[
@@ -37,6 +39,10 @@ def ingest(
     ] = None,
     site: Annotated[
         str | None, typer.Option(help="Name of the hospital, for the manifest.")
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Private folder for what archives hold; default: $TMPDIR. Emptied."),
     ] = None,
     deface: Annotated[
         bool,
@@ -65,6 +71,7 @@ def ingest(
         jobs=jobs,
         key_file=key,
         site=site,
+        work=work,
     )
     _print(tally, out)
     if tally.statuses["refused"]:

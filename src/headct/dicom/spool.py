@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from headct.errors import UsageError
+LOCK = ".lock"
 
 
 @contextmanager
-def spooling(work: Path, name: str) -> Iterator[Path]:
-    """An empty folder `work/headct-spool-NAME` that nobody else may enter; removed at the end.
+def spooling(work: Path | None, name: str) -> Iterator[Path]:
+    """An empty folder that nobody else may enter; removed at the end.
 
-    What a killed run left under the same name is removed first: let only one process at a time
-    use a name.
+    What a killed run has left under the same name is removed first. The system lets go the lock of
+    a dead process, so that a run that goes on is never mistaken for it.
 
     Args:
-        work: made, for its owner alone, where it is absent.
+        work: made, for its owner alone, where it is absent; None takes the system's folder for
+            temporary files.
         name: without identifiers, the same in every run on the same store.
-
-    Raises:
-        UsageError: somebody else has made a folder or link of that name.
     """
-    folder = work / f"headct-spool-{name}"
+    work = Path(tempfile.gettempdir()) if work is None else work
     work.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _remove_leftover(folder)
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
+    prefix = f"headct-spool-{name}-"
+    for leftover in work.glob(f"{prefix}*"):
+        _remove_leftover(leftover)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=work))
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
 
 
 def _remove_leftover(folder: Path) -> None:
-    if not os.path.lexists(folder):
-        return
+    """Remove a spool that is ours and whose process is gone."""
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise UsageError(
-            "the work folder holds something of somebody else under our name",
-            remedy="give --work a folder of your own",
-        )
-    shutil.rmtree(folder)
+        return
+    try:
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+    except (BlockingIOError, FileNotFoundError):
+        return

@@ -12,6 +12,7 @@ from headct.config import Config, to_toml
 from headct.dicom.index import Index, index_paths
 from headct.dicom.pseudonym import Pseudonymizer, load_key
 from headct.dicom.reasons import Reason, Status
+from headct.dicom.spool import spooling
 from headct.errors import UsageError
 from headct.ingest.criteria import Criteria
 from headct.ingest.series import Item, Settings, Task, lost, process
@@ -69,6 +70,7 @@ def ingest(
     jobs: int | None = None,
     key_file: Path | None = None,
     site: str | None = None,
+    work: Path | None = None,
 ) -> Tally:
     """Turn folders and files into a store; what the store has already is not read again.
 
@@ -76,13 +78,14 @@ def ingest(
     nor the number of workers changes the store. Stopped at any moment, the same call goes on.
 
     Args:
-        sources: folders of any layout, DICOM files, NIfTI files.
+        sources: folders of any layout, DICOM files, NIfTI files, zip and tar archives of these.
         out: the store; made, or added to.
         preprocessing: the canonical grid.
         criteria: the rule of what is taken; None for the defaults.
         jobs: processes; None for all cores, 0 to work in this process.
         key_file: the key of the pseudonyms; see `load_key`.
         site: name of the hospital, kept in the manifest.
+        work: folder that archives are unpacked into for the while; None for the system's own.
 
     Returns:
         Counts over all items of the store, earlier runs included.
@@ -95,11 +98,14 @@ def ingest(
     """
     config = IngestConfig(preprocessing=preprocessing, criteria=criteria or Criteria())
     settings = Settings(preprocessing, config.criteria, load_key(key_file), site)
-    tasks = list_tasks(index_paths(sources), Pseudonymizer(settings.key))
-    with StoreWriter(out, preprocessing) as writer:
-        _require_same_criteria(out, config)
-        tally = Tally()
-        _run(tasks, settings, writer, cores() if jobs is None else jobs, tally)
+    names = Pseudonymizer(settings.key)
+    jobs = cores() if jobs is None else jobs
+    with spooling(work, names.source_id(out.absolute())) as spool:
+        tasks = list_tasks(index_paths(sources, spool=spool, jobs=jobs), names)
+        with StoreWriter(out, preprocessing) as writer:
+            _require_same_criteria(out, config)
+            tally = Tally()
+            _run(tasks, settings, writer, jobs, tally)
     write_summary(out, config.criteria)
     return tally
 
@@ -117,10 +123,10 @@ def list_tasks(index: Index, names: Pseudonymizer) -> list[Task]:
             remedy="give the folder that holds the scans, and see that you may read it",
         )
     files = [Task(names.source_id(o.path.absolute()), o, 1) for o in index.outcomes]
-    scans = [Task(names.source_id(p.absolute()), p, 1) for p in index.nifti]
+    scans = [Task(names.source_id(index.place(p).absolute()), p, 1) for p in index.nifti]
     for series in index.series:
         uid = series.series_uid
-        path = min(header.path for header in series.headers)
+        path = min(index.place(header.path) for header in series.headers)
         source = names.series_id(uid) if uid else names.source_id(path.absolute())
         scans.append(Task(source, series, series.n_files))
     return sorted(files, key=lambda t: t.source) + sorted(scans, key=lambda t: t.source)
