@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from headct.dicom.header import patient_key
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.errors import LabelError
 from headct.store.labels import needs_key, read_labels, refused_ids
@@ -17,8 +18,9 @@ N = 12
 def manifest_of(**changes):
     columns = {
         "scan_id": [f"c-{i}" for i in range(N)],
-        "patient_id": [NAMES.patient_id(f"P{i}") for i in range(N)],
+        "patient_id": [NAMES.patient_id(patient_key(f"P{i}")) for i in range(N)],
         "study_id": [NAMES.study_id(f"1.2.{i}") for i in range(N)],
+        "series_id": [f"e-{i}" for i in range(N)],
         "row": list(range(N))[::-1],
         "hu_sha256": [f"sha{i}" for i in range(N)],
         "site": ["hospital-a"] * N,
@@ -56,9 +58,9 @@ def test_rows_are_joined_to_scans_by_the_pseudonym_of_their_study(tmp_path):
     assert set(labels.site) == {"hospital-a"}
 
 
-@pytest.mark.parametrize("key", ["scan_id", "study_id", "patient_id"])
+@pytest.mark.parametrize("key", ["scan_id", "series_id", "study_id", "patient_id"])
 def test_other_keys_give_the_same_labels(tmp_path, key):
-    names = {"scan_id": "c-{}", "patient_id": "P{}"}.get(key)
+    names = {"scan_id": "c-{}", "series_id": "e-{}", "patient_id": "p{}"}.get(key)
     ids = [names.format(i) if names else NAMES.study_id(f"1.2.{i}") for i in range(N)]
     rows = [f"{name},{i % 2},{int(i < 3)}" for i, name in enumerate(ids)]
     labels = read_labels(table(tmp_path, rows, f"{key},sdh,iph"), manifest_of(), KEY)

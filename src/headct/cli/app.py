@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from headct import __version__
-from headct.cli import adapt, doctor, evaluate, ingest, phantom, predict, pretrain, store
+from headct.cli import adapt, doctor, evaluate, ingest, labels, phantom, predict, pretrain, store
 from headct.errors import HeadctError
 
 INTERRUPTED = 130
@@ -54,7 +54,7 @@ def _options(
     """Options before the verb."""
 
 
-for module in (phantom, ingest, store, pretrain, adapt, predict, evaluate, doctor):
+for module in (phantom, ingest, labels, store, pretrain, adapt, predict, evaluate, doctor):
     module.register(app)
 
 

@@ -117,6 +117,11 @@ class Header:
         return f"{number}\0{issuer}" if number else ""
 
 
+def patient_key(number: str) -> str:
+    """The `Header.patient_key` of a PatientID without issuer that a table gives as text."""
+    return f"{_tidy(number)}\0" if number else ""
+
+
 def read_header(path: Path) -> Header | FileOutcome:
     """The header record of a file, or what became of the file; never raises for a bad file."""
     try:
@@ -194,7 +199,11 @@ def _codes(raw: bytes | None) -> tuple[str, ...]:
 
 
 def _name(raw: bytes | None) -> str:
-    return " ".join(_code(raw).replace("^", " ").split())
+    return _tidy(_text(raw))
+
+
+def _tidy(text: str) -> str:
+    return " ".join(text.upper().replace("^", " ").split())
 
 
 def _number(raw: bytes | None) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from headct.dicom.header import patient_key
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.errors import LabelError
 from headct.run import read_jsonl
@@ -22,9 +23,9 @@ from headct.store.label_table import (
 )
 from headct.store.splits import SPLITS, draw_splits, group_scans, require_disjoint
 
-KEYS = ("scan_id", "study_id", "study_uid", "patient_id")
+KEYS = ("scan_id", "series_id", "study_id", "study_uid", "patient_id")
 RAW_KEYS = ("study_uid", "patient_id")
-ABOUT_SCAN = (*KEYS, "series_id", "series_uid", "site", "split", "age_years", "sex")
+ABOUT_SCAN = (*KEYS, "series_uid", "site", "split", "age_years", "sex")
 """Columns that are not findings."""
 
 
@@ -71,8 +72,8 @@ def read_labels(
 ) -> Labels:
     """Read a label table and join it to the scans of a store.
 
-    The table is CSV or Parquet with one row per scan, study or patient, named by `scan_id`,
-    `study_id`, `study_uid` or `patient_id`; every column that is not about the scan is a finding
+    The table is CSV or Parquet with a row per scan, series, study or patient, named by `scan_id`,
+    `series_id`, `study_id`, `study_uid` or `patient_id`; every column not about the scan is a finding
     with 1, 0 or nothing (unknown). A study with several scans gives its labels to each.
     Without a column `split`, train / tune / test are drawn by patient.
 
@@ -142,6 +143,7 @@ class _Scans:
     def __init__(self, manifest: pa.Table) -> None:
         n = manifest.num_rows
         self.scan_id = _texts(manifest, "scan_id")
+        self.series_id = _texts(manifest, "series_id")
         self.study_id = _texts(manifest, "study_id")
         self.patient_id = _texts(manifest, "patient_id")
         self.sha256 = _texts(manifest, "hu_sha256")
@@ -194,8 +196,9 @@ def _pseudonyms(rows: Rows, column: str, key: bytes | None) -> list[str]:
             remedy="give the key file that ingest used (--key)",
         )
     pseudonymizer = Pseudonymizer(key)
-    name_of = pseudonymizer.study_id if column == "study_uid" else pseudonymizer.patient_id
-    return [name_of(name) for name in names]
+    if column == "study_uid":
+        return [pseudonymizer.study_id(name) for name in names]
+    return [pseudonymizer.patient_id(patient_key(name)) for name in names]
 
 
 def _require_once(ids: list[str], column: str) -> None:

@@ -1,0 +1,1 @@
+"""Rules that come with headct: diagnoses -> findings."""
