@@ -13,6 +13,7 @@ from headct.errors import UsageError
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command("evaluate")(evaluate)
+    app.command("explain")(explain)
     app.command("report")(report)
 
 
@@ -57,6 +58,72 @@ def evaluate(
     results = read_results(out)
     print(opening(results, lead_method(results)))
     print(f"tables in {out / 'tables'}; next: headct report {out} --out report.html")
+
+
+def explain(
+    store: Annotated[Path, typer.Argument(help="STORE of the scans.")],
+    task: Annotated[Path, typer.Option(help="TASK: a probe on an encoder, or a fine-tuned one.")],
+    out: Annotated[Path, typer.Option(help="Folder for maps and pictures.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="BUNDLE, where the task is a probe on it.")
+    ] = None,
+    findings: Annotated[
+        str | None, typer.Option(help="Only these, e.g. sdh,iph; default: all of the task.")
+    ] = None,
+    scan: Annotated[
+        list[str] | None,
+        typer.Option(help="SCAN_ID; can be given again. Default: test scans with the finding."),
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="Scans per finding, highest scores first.")] = 8,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of masks: NAME_FINDING.nii.gz, or truth/masks of a phantom."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Key of ingest, for masks named by the study's UID.")
+    ] = None,
+) -> None:
+    """Write what a task looked at: attention maps as NIfTI in scan space, and pictures.
+
+    With masks it also plays the pointing game (is the peak of the map on the lesion?) and measures
+    the overlap of the top of the map with the lesion, beside what chance would give.
+
+    \b
+    Example: headct explain store --task task-finetune --findings sdh --out maps
+    Phantom: headct explain store --task task --masks archive/truth/masks --out maps
+    """  # noqa: D301
+    from headct.dicom.pseudonym import Pseudonymizer, load_key
+    from headct.evaluate.explain import Masks
+    from headct.evaluate.explain import explain as run
+    from headct.store.store import open_store
+
+    where = None
+    if masks is not None:
+        if not masks.is_dir():
+            raise UsageError(f"there is no folder {masks.name!r}", remedy="give one to --masks")
+        uids = [path.stem for path in masks.glob("*.npz")]
+        names = Pseudonymizer(load_key(key)) if uids else None
+        where = Masks(masks, {names.study_id(uid): uid for uid in uids} if names else {})
+    wanted = tuple(findings.split(",")) if findings else ()
+    summary = run(
+        open_store(store),
+        task,
+        bundle,
+        out,
+        findings=wanted,
+        scan_ids=scan or (),
+        n_scans=n,
+        masks=where,
+    )
+    for row in summary:
+        print(
+            f"{row['finding']:16} {row['map']:10} n {row['n']:3}  hit {row['hit']:.2f} "
+            f"[{row['hit_lo']:.2f}, {row['hit_hi']:.2f}], chance {row['chance_hit']:.2f}  "
+            f"Dice {row['dice']:.3f}, chance {row['chance_dice']:.3f}"
+        )
+    if masks is not None and not summary:
+        raise UsageError("no mask belongs to one of the scans", remedy="check --masks and --key")
+    print(out)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from headct.adapt.task import BUNDLE, PREDICTIONS, Task, load_task
-from headct.errors import HeadctError
+from headct.errors import HeadctError, MismatchError
 from headct.evaluate.attention import (
     attention_volume,
     gradient_attention_volume,
@@ -63,12 +63,18 @@ def gallery(
     """
     task = load_task(task_folder)
     task.info.preprocessing.require_same(store.preprocessing, "the task", "the store")
-    bundle = _encoder(task, bundle_folder)
+    bundle = encoder_of(task, bundle_folder)
     chosen = choose(task, n_findings)
     return [_panel(store, task, bundle, row) for row in track(chosen, "attention", len(chosen))]
 
 
-def _encoder(task: Task, folder: Path | None) -> Bundle:
+def encoder_of(task: Task, folder: Path | None) -> Bundle:
+    """The encoder that a task reads: its own, or the bundle that it was fitted on.
+
+    Raises:
+        HeadctError: there is none.
+        MismatchError: another bundle than the task was fitted on.
+    """
     own = task.folder / BUNDLE
     if own.is_dir():
         return load_bundle(own)
@@ -78,7 +84,13 @@ def _encoder(task: Task, folder: Path | None) -> Bundle:
             remedy="give --bundle, or a task made by finetune or by a probe on an encoder",
             code="no-encoder",
         )
-    return load_bundle(folder)
+    bundle = load_bundle(folder)
+    if bundle.hash != task.info.bundle_hash:
+        raise MismatchError(
+            f"the task was made with bundle {task.info.bundle_hash}, not {bundle.hash}",
+            remedy="give the bundle that the task names in task.json",
+        )
+    return bundle
 
 
 def choose(task: Task, n_findings: int) -> list[Row]:
