@@ -16,9 +16,10 @@ from headct.labels.vocabulary import Value, find_name
 
 System = Literal["icd9", "icd10"]
 SHAPES: dict[System, re.Pattern[str]] = {
-    "icd9": re.compile(r"(\d{3}|V\d{2}|E\d{3})\d{0,2}"),
-    "icd10": re.compile(r"[A-Z]\d[0-9A-Z][0-9A-Z]{0,4}"),
+    "icd9": re.compile(r"(\d{3}|V\d{2}|E\d{3})(\.?\d{1,2})?"),
+    "icd10": re.compile(r"[A-Z]\d[0-9A-Z](\.?[0-9A-Z]{1,4})?[+*!]?"),
 }
+"""With the dot in its place or without it; ICD-10-GM marks some codes at the end."""
 IN_WINDOW = "code-in-window"
 TOO_FEW = "too-few-dates"
 PRIOR = "prior-diagnosis"
@@ -126,8 +127,8 @@ def beginnings(codes: tuple[str, ...]) -> tuple[str, ...]:
 
 def plain_code(system: System, code: str) -> str | None:
     """A code in capitals without its dot; None where it is none of that system."""
-    text = code.upper().replace(".", "", 1)
-    return text if SHAPES[system].fullmatch(text) else None
+    text = code.upper()
+    return text.replace(".", "").rstrip("+*!") if SHAPES[system].fullmatch(text) else None
 
 
 def load_rules(name: str | Path, overrides: Sequence[str] = ()) -> Rules:

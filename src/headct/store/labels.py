@@ -73,7 +73,7 @@ def read_labels(
     """Read a label table and join it to the scans of a store.
 
     The table is CSV or Parquet with a row per scan, series, study or patient, named by `scan_id`,
-    `series_id`, `study_id`, `study_uid` or `patient_id`; every column not about the scan is a finding
+    `series_id`, `study_id`, `study_uid` or `patient_id`; a column not about the scan is a finding
     with 1, 0 or nothing (unknown). A study with several scans gives its labels to each.
     Without a column `split`, train / tune / test are drawn by patient.
 
