@@ -53,6 +53,8 @@ def scorer(task: Task, bundle: Bundle | None = None) -> Score:
         return _rounded(_cnn_scorer(task))
     if (task.folder / BUNDLE).is_dir():
         bundle = load_bundle(task.folder / BUNDLE)
+    if info.kind == "attentive":
+        return _rounded(_attentive_scorer(task, bundle))
     featurise = featuriser(info.source, info.preprocessing.spacing_mm_zyx, bundle, info.init_seed)
     return _rounded(lambda hu: task.score_vectors(featurise(hu)))
 
@@ -123,6 +125,15 @@ def with_random_weights(bundle: Bundle, seed: int) -> Bundle:
         torch.manual_seed(seed)
         encoder = ViT3D(bundle.encoder.config)
     return replace(bundle, encoder=encoder.to(bundle.device).eval().requires_grad_(False))
+
+
+def _attentive_scorer(task: Task, bundle: Bundle | None) -> Score:
+    if bundle is None:
+        raise UsageError("the task needs its encoder", remedy="give its bundle (--bundle)")
+    from headct.adapt.attentive import load_attentive, score_tokens
+
+    info, head, encode = task.info, load_attentive(task), bundle.encode_hu
+    return lambda hu: calibrate(score_tokens(head, encode(hu)), info.findings, info.temperatures)
 
 
 def _cnn_scorer(task: Task) -> Score:

@@ -48,7 +48,9 @@ class TaskInfo(Config):
     """What task.json says."""
 
     format_version: int = FORMAT_VERSION
-    kind: Literal["probe", "knn", "fewshot", "finetune", "lora", "scratch-vit", "scratch-cnn3d"]
+    kind: Literal[
+        "probe", "knn", "attentive", "fewshot", "finetune", "lora", "scratch-vit", "scratch-cnn3d"
+    ]
     method: str
     """Name in tables and plots."""
     findings: tuple[str, ...]
@@ -77,7 +79,7 @@ class TaskInfo(Config):
     """Of these, scans with the finding."""
     seed: int
     network: dict[str, Any] = Field(default={})
-    """Architecture of a network that is no encoder; its weights are all in head.safetensors."""
+    """Shape of a network that is no encoder; its weights are all in head.safetensors."""
     regularisation_c: float | None = None
     """Inverse strength of the probe that cross-validation chose."""
     neighbours: int | None = None

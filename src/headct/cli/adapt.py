@@ -33,6 +33,7 @@ class Head(StrEnum):
 
     logistic = "logistic"
     knn = "knn"
+    attentive = "attentive"
 
 
 class Scratch(StrEnum):
@@ -46,7 +47,9 @@ StorePath = Annotated[Path, typer.Option("--store", help="Store that the labels 
 LabelsPath = Annotated[
     Path, typer.Option("--labels", help="CSV or Parquet: a key column, findings as 1, 0 or empty.")
 ]
-Features = Annotated[Path, typer.Option(help="Feature table from `headct embed`.")]
+Features = Annotated[
+    Path, typer.Option(help="Feature table from `headct embed`; with --head attentive its tokens.")
+]
 Out = Annotated[Path, typer.Option(help="Task folder; a task that is there is replaced.")]
 KeyFile = Annotated[
     Path | None, typer.Option("--key", help="Key file of ingest; default as in `headct ingest`.")
@@ -72,12 +75,15 @@ def register(app: typer.Typer) -> None:
 
 def embed(
     source: Annotated[Path, typer.Argument(help="A store, or a DICOM folder, file or NIfTI.")],
-    out: Annotated[Path, typer.Option(help="Feature table (Parquet).")],
+    out: Annotated[Path, typer.Option(help="Feature table (Parquet), or a folder of tokens.")],
     bundle: Annotated[Path | None, typer.Option(help="Encoder from `headct pretrain`.")] = None,
     random_init: Annotated[
         int | None, typer.Option(min=0, help="Seed: new weights in the bundle's architecture.")
     ] = None,
     floor: Annotated[Floor | None, typer.Option(help="Features without a network.")] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="All tokens of a store, for `probe --head attentive`.")
+    ] = False,
     key: KeyFile = None,
 ) -> None:
     """Turn every scan into vectors, once, for probe and few-shot.
@@ -85,6 +91,8 @@ def embed(
     Example: headct embed store --bundle run/bundle --out features.parquet
 
     A floor: headct embed store --floor histogram --out histogram.parquet
+
+    Tokens: headct embed store --bundle run/bundle --tokens --out tokens
 
     Another: headct embed store --bundle run/bundle --random-init 0 --out random.parquet
     """
@@ -96,6 +104,14 @@ def embed(
     from headct.model.bundle import load_bundle
 
     encoder = load_bundle(bundle) if bundle is not None else None
+    if tokens:
+        if encoder is None or random_init is not None:
+            raise UsageError("--tokens goes with --bundle alone", remedy="leave out the others")
+        from headct.adapt.token_table import write_tokens
+        from headct.store.store import open_store
+
+        write_tokens(out, open_store(source), encoder)
+        return
     kind = str(floor) if floor else "encoder" if random_init is None else "random-init"
     tally = embed_source(source, out, kind, encoder, init_seed=random_init or 0, key=key)
     if tally is not None:
@@ -110,7 +126,10 @@ def probe(
     labels: LabelsPath,
     out: Out,
     head: Annotated[
-        Head, typer.Option(help="Logistic regression, or votes of the nearest train scans.")
+        Head,
+        typer.Option(
+            help="Logistic regression, votes of the nearest train scans, or a query per finding."
+        ),
     ] = Head.logistic,
     key: KeyFile = None,
     findings: Findings = None,
@@ -125,7 +144,19 @@ def probe(
 
     Neighbours: headct probe --head knn --features features.parquet --labels labels.csv
                 --store store --out knn
+
+    Attentive: headct probe --head attentive --features tokens --labels labels.csv
+               --store store --out attentive
     """
+    if head is Head.attentive:
+        from headct.adapt.attentive import AttentiveConfig, run_attentive
+        from headct.adapt.token_table import read_tokens
+
+        tokens, how = read_tokens(features), _configured(AttentiveConfig, settings or [])
+        opened, known = _labelled(store, labels, key, findings, allow_missing, seed)
+        grid = opened.preprocessing
+        _say(run_attentive(tokens, known, grid, out, how, n_labels=n_labels, seed=seed))
+        return
     from headct.adapt.features import read_features
     from headct.adapt.knn import KnnConfig
     from headct.adapt.probe import ProbeConfig, run_probe

@@ -17,6 +17,7 @@ METHOD_NAMES = {
     "finetune": "Fine-tuned encoder",
     "lora": "Encoder with LoRA",
     "probe": "Frozen encoder + probe",
+    "attentive": "Frozen encoder + attentive probe",
     "knn": "Frozen encoder + kNN",
     "scratch-vit": "ViT from scratch",
     "scratch-cnn3d": "3D CNN from scratch",
@@ -28,6 +29,7 @@ _COLOURS = {
     "finetune": "#2f7de1",
     "lora": "#4aa3c7",
     "probe": "#12a594",
+    "attentive": "#7a6fdb",
     "knn": "#5b9e3d",
     "probe-random-init": "#9aa1ab",
     "probe-histogram": "#e8912d",
@@ -35,7 +37,7 @@ _COLOURS = {
     "scratch-vit": "#d6457b",
     "scratch-cnn3d": "#8e5bd0",
 }
-_SPARE = ("#c8553d", "#a3a23a", "#7a6fdb", "#d08bb0")
+_SPARE = ("#c8553d", "#a3a23a", "#d08bb0")
 WIDTH_IN = 9.6
 INK, GRID = "#010203", "#010204"
 """Stand-ins that become the text colour of the page, so that figures follow light and dark."""
