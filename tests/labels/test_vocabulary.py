@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.labels.sets import run
 
@@ -72,3 +74,10 @@ def test_it_can_be_printed():
     assert answer.exit_code == 0
     assert "sdh: subdural haematoma of any age (implies ich)" in answer.output
     assert "BleedLocation-Left" in answer.output
+
+
+def test_the_reference_page_lists_it_as_it_is():
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "findings.md").read_text()
+    for name, term in vocabulary().items():
+        parent = f"`{term.parent}`" if term.parent else ""
+        assert f"| `{name}` | {term.meaning} | {parent} | {', '.join(term.aliases)} |" in page

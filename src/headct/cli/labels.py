@@ -200,6 +200,7 @@ def records(
     if show_rules:
         typer.echo(to_toml(chosen))
     found, reasons = read_records(diagnoses, scans, chosen, load_key(key))
+    typer.echo(f"{len(found.rows)} studies, and what decided:")
     for line in describe_reasons(found, reasons):
         typer.echo(line)
     if why is not None:
@@ -259,7 +260,13 @@ def _of_store(tables: list[Labelled], path: Path) -> list[Labelled]:
 def _write(
     found: Labelled, out: Path, store: Path | None, split: str, seed: int, site: str
 ) -> None:
-    from headct.labels.table import describe, read_splits, with_splits, write_table
+    from headct.labels.table import (
+        describe,
+        describe_findings,
+        read_splits,
+        with_splits,
+        write_table,
+    )
 
     splits = None if split == "keep" else read_splits(split, seed)
     if store is not None:
@@ -269,6 +276,6 @@ def _write(
     unit = found.key.removesuffix("_id")
     word = {"scan": "scans", "series": "series", "study": "studies"}[unit]
     typer.echo(f"{found.n_read} rows read, {len(rows)} {word} labelled")
-    for line in (*found.notes, *describe(rows)):
+    for line in (*found.notes, *describe(rows), *describe_findings(rows)):
         typer.echo(line)
     typer.echo(f"labels: {out}")

@@ -194,10 +194,12 @@ def describe_reasons(labelled: Labelled, reasons: Reasons) -> list[str]:
     lines = []
     for name in next(iter(reasons.values()), {}):
         counts = Counter((row.values[name], reasons[row.name][name]) for row in labelled.rows)
+        parts = []
         for value, word in words.items():
-            parts = [f"{n} {why}" for (v, why), n in sorted(counts.items(), key=str) if v == value]
+            why = [f"{n} {reason}" for (v, reason), n in counts.most_common() if v == value]
             total = sum(n for (v, _), n in counts.items() if v == value)
-            lines.append(f"{name}: {total} {word}" + (f" ({', '.join(parts)})" if parts else ""))
+            parts.append(f"{total} {word}" + (f" ({', '.join(why)})" if why else ""))
+        lines.append(f"{name}: {', '.join(parts)}")
     return lines
 
 

@@ -181,12 +181,18 @@ def _require_ours(out: Path) -> None:
 
 
 def describe(rows: Sequence[Row]) -> list[str]:
-    """How many rows, patients and values a table has, as lines of text."""
+    """How many rows and patients each split has, as lines of text."""
     lines = []
     for split in SPLITS:
         part = [row for row in rows if row.split == split]
         patients = len({row.patient_id for row in part})
         lines.append(f"{split}: {len(part)} rows, {patients} patients")
+    return lines
+
+
+def describe_findings(rows: Sequence[Row]) -> list[str]:
+    """How many rows have each finding, as lines of text."""
+    lines = []
     for name in in_order(name for row in rows for name in row.values):
         found = Counter(row.values.get(name) for row in rows)
         lines.append(f"{name}: {found[1]} present, {found[0]} absent, {found[None]} unknown")
