@@ -265,6 +265,13 @@ def test_from_records_to_labels_of_a_store_without_dates_or_identifiers(head, ke
     assert "17 rows read, 6 scans labelled" in answer.output
     labels = read_labels(out, store.manifest, findings=["ich", "sdh"])
     assert len(labels) == 6
+    named = write_csv(
+        tmp_path / "named.csv",
+        "patient_id,sdh",
+        [f"{p.lower()},{p[-1] in '135':d}" for p in patients],
+    )
+    by_patient = read_labels(named, store.manifest, KEY)
+    assert by_patient.values[:, 0].tolist() == [0, 1] * 3, "a raw PatientID finds its scans, too"
     assert sorted(labels.values[:, 1].tolist()) == [0, 0, 0, 1, 1, 1]
     with why.open() as handle:
         reasons = {(row["finding"], row["value"], row["reason"]) for row in csv.DictReader(handle)}

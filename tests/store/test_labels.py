@@ -205,6 +205,20 @@ def test_one_image_under_two_names_in_two_splits(tmp_path):
     fault(tmp_path, "1 image under two names", split_rows(), SPLIT_HEADER, manifest)
 
 
+def test_one_image_under_two_names_with_two_labels(tmp_path):
+    manifest = manifest_of(hu_sha256=["sha1", "sha1", *[f"sha{i}" for i in range(2, N)]])
+    message = fault(tmp_path, "1 image under two names, with sdh under one", manifest=manifest)
+    assert "1.2." not in message
+    labels = read_labels(table(tmp_path, rows_with(_1_1="")), manifest, KEY)
+    assert labels.values[:2, 0].tolist() == [0, -1], "one of them unknown is no contradiction"
+
+
+def test_scans_without_a_label_are_counted(tmp_path):
+    labels = read_labels(table(tmp_path, rows_with()[3:]), manifest_of(), KEY, findings=["sdh"])
+    assert "3 scans of the store have no label" in labels.notes
+    assert not read_labels(table(tmp_path), manifest_of(), KEY, findings=["sdh"]).notes[:-1]
+
+
 def test_a_split_of_another_name(tmp_path):
     rows = [row.replace("tune", "valid") for row in split_rows()]
     fault(tmp_path, "4 rows with a split other than train, tune, test", rows, SPLIT_HEADER)
@@ -214,8 +228,9 @@ def test_a_drawn_split_keeps_patients_and_equal_images_together(tmp_path):
     shared = [f"p-{i // 3}" for i in range(N)]
     images = [f"sha{max(i, 5)}" for i in range(N)]
     manifest = manifest_of(patient_id=shared, hu_sha256=images)
+    rows = [f"1.2.{i},{int(i < 6)},{int(i > 5)}" for i in range(N)]
     for seed in range(5):
-        labels = read_labels(table(tmp_path), manifest, KEY, seed=seed)
+        labels = read_labels(table(tmp_path, rows), manifest, KEY, seed=seed)
         for patient in set(shared):
             assert len(set(labels.split[labels.patient_id == patient])) == 1
         assert len(set(labels.split[:6])) == 1

@@ -88,8 +88,8 @@ def read_labels(
 
     Raises:
         LabelError: unknown scans, values other than 1/0/empty, a finding that is all one value,
-            doubled rows, one patient or one image in two splits. Messages name lines and columns,
-            never values.
+            doubled rows, one patient or one image in two splits, one image with two labels.
+            Messages name lines and columns, never values.
     """
     header, rows = read_table(path)
     key_column = _key_column(header, rows)
@@ -113,6 +113,10 @@ def read_labels(
         split=text_column(rows, "split")[line],
     )
     _require_both_classes(labels)
+    _require_one_truth(labels, scans.sha256[row])
+    unlabelled = manifest.num_rows - len(np.unique(row))
+    if unlabelled:
+        notes.append(f"{unlabelled} scans of the store have no label")
     named = text_column(rows, "patient_id")[line]
     groups, more_notes = group_scans(labels.patient_id, labels.study_id, named, scans.sha256[row])
     labels = replace(labels, patient_id=_or_else(labels.patient_id, groups.names))
@@ -243,6 +247,19 @@ def _require_both_classes(labels: Labels) -> None:
             f"only one class known of {', '.join(single)}",
             remedy="a finding needs scans with and without it: add labels or drop the column",
         )
+
+
+def _require_one_truth(labels: Labels, sha256: np.ndarray) -> None:
+    """The same image under two names may not have a finding under one and not under the other."""
+    for name, column in zip(labels.findings, labels.values.T, strict=True):
+        with_it, without = (set(sha256[column == value]) - {""} for value in (1, 0))
+        disputed = len(with_it & without)
+        if disputed:
+            raise LabelError(
+                f"{disputed} image{'s' if disputed > 1 else ''} under two names, with {name} under"
+                " one and without it under the other",
+                remedy="the voxels are equal: keep the label that is right, or make both unknown",
+            )
 
 
 def _require_split_names(rows: Rows) -> None:
