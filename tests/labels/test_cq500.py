@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 
 import pytest
 from tests.labels.sets import (
@@ -131,6 +132,21 @@ def test_folders_name_scans_whose_headers_do_not(cq500, head, tmp_path):
     found = read_cq500(cq500 / "reads.csv", [tmp_path], KEY)
     assert len(found.rows) == 1
     assert "1 series of scans without a read: left out" in found.notes
+
+
+def test_the_archives_that_the_set_is_handed_out_in(cq500, tmp_path):
+    names = [path for path in sorted(cq500.iterdir()) if path.is_dir()]
+    for path in names:
+        archive = tmp_path / "zips" / path.name.split()[0]
+        shutil.make_archive(str(archive), "zip", cq500, path.name)
+    work = tmp_path / "work"
+    packed = read_cq500(cq500 / "reads.csv", [tmp_path / "zips"], KEY, work)
+    assert packed == read_cq500(cq500 / "reads.csv", [cq500], KEY)
+    assert not list(work.iterdir())
+
+
+def test_no_dicom(cq500, tmp_path):
+    fault("no DICOM image among 0 files", lambda: read_cq500(cq500 / "reads.csv", [tmp_path], KEY))
 
 
 def test_the_real_table_of_reads(real_data):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 
 import pyarrow as pa
 import pytest
+import typer
 from tests.labels.sets import (
     KEY,
     UID,
@@ -202,9 +205,13 @@ def test_merge_from_the_command_line_with_a_store(head, key_file, tmp_path):
         run("merge", own, other, "--store", store.path, "--key", key_file, "--out", out)
 
 
-def test_every_command_has_an_example_that_parses():
-    verbs = ["rsna", "cq500", "ct-ich", "bhsd", "records", "merge", "vocabulary"]
-    for verb in verbs:
-        answer = CliRunner().invoke(app, ["labels", verb, "--help"], env={"COLUMNS": "200"})
-        assert answer.exit_code == 0
-        assert f"Example: headct labels {verb}" in answer.output
+@pytest.mark.parametrize("verb", ["rsna", "cq500", "ct-ich", "bhsd", "records", "merge"])
+def test_every_command_has_an_example_with_real_options(verb):
+    answer = CliRunner().invoke(app, ["labels", verb, "--help"], env={"COLUMNS": "200"})
+    text = re.sub(r"\s+", " ", answer.output)
+    examples = re.findall(rf"headct labels {verb} (.*?\.csv)(?= [A-Z\u256d])", text)
+    assert examples
+    command = typer.main.get_command(app).commands["labels"].commands[verb]
+    for example in examples:
+        with command.make_context(verb, shlex.split(example)) as context:
+            assert str(context.params["out"]).endswith(".csv")

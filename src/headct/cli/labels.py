@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from headct.labels.table import Labelled
 
 Out = Annotated[Path, typer.Option(help="The label table: .csv or .parquet.")]
-Dicom = Annotated[list[Path], typer.Option("--dicom", help="Folder of the set's DICOM files.")]
+Dicom = Annotated[list[Path], typer.Option("--dicom", help="Folder or archive of its DICOM.")]
+Work = Annotated[
+    Path | None, typer.Option("--work", help="Where archives are unpacked for the while.")
+]
 Key = Annotated[
     Path | None, typer.Option("--key", help="Key file of ingest; default as in `headct ingest`.")
 ]
@@ -78,6 +81,7 @@ def rsna(
     seed: Seed = 0,
     site: Site = "rsna",
     key: Key = None,
+    work: Work = None,
 ) -> None:
     """RSNA 2019: labels of slices become labels of series, which the DICOM headers name.
 
@@ -86,7 +90,7 @@ def rsna(
     from headct.dicom.pseudonym import load_key
     from headct.labels.rsna import read_rsna
 
-    found = read_rsna(labels, dicom, load_key(key))
+    found = read_rsna(labels, dicom, load_key(key), work)
     _write(found, out, store, split, seed, site)
 
 
@@ -100,6 +104,7 @@ def cq500(
     seed: Seed = 0,
     site: Site = "cq500",
     key: Key = None,
+    work: Work = None,
 ) -> None:
     """CQ500: what at least two of the three readers say, for all series of a scan.
 
@@ -108,7 +113,7 @@ def cq500(
     from headct.dicom.pseudonym import load_key
     from headct.labels.cq500 import read_cq500
 
-    found = read_cq500(labels, dicom, load_key(key))
+    found = read_cq500(labels, dicom, load_key(key), work)
     _write(found, out, store, split, seed, site)
 
 

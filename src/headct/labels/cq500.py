@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from headct.dicom.header import patient_key
-from headct.dicom.index import index_paths
+from headct.dicom.index import Index
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.dicom.series import SeriesFiles
 from headct.errors import LabelError
+from headct.labels.dicom_files import index_dicom
 from headct.labels.lines import read_header, read_lines
 from headct.labels.table import Labelled, Row, once_each
 from headct.labels.vocabulary import Value, contradicts, implied, shared_name
@@ -76,8 +77,16 @@ def scan_number(texts: Iterable[str]) -> int | None:
     return next((int(match[1]) for match in found if match), None)
 
 
-def read_cq500(labels: Path, dicom: Sequence[Path], key: bytes) -> Labelled:
+def read_cq500(
+    labels: Path, dicom: Sequence[Path], key: bytes, work: Path | None = None
+) -> Labelled:
     """One row per study; its scan is named by PatientID or PatientName, else by the folders.
+
+    Args:
+        labels: reads.csv.
+        dicom: folders or archives of the set.
+        key: the secret of the pseudonyms.
+        work: see `index_dicom`.
 
     Raises:
         LabelError: a table that is not that of CQ500, or a header that names another scan than
@@ -88,8 +97,9 @@ def read_cq500(labels: Path, dicom: Sequence[Path], key: bytes) -> Labelled:
     rows: dict[tuple[str, int], Row] = {}
     found: set[int] = set()
     n_unread = n_misplaced = n_series = 0
-    for series in index_paths(dicom).series:
-        number, agrees = _number_of(series)
+    index = index_dicom(dicom, work)
+    for series in index.series:
+        number, agrees = _number_of(index, series)
         n_misplaced += not agrees
         if number is None or number not in reads:
             n_unread += 1
@@ -117,11 +127,11 @@ def read_cq500(labels: Path, dicom: Sequence[Path], key: bytes) -> Labelled:
     return Labelled("study_id", once, len(reads), notes)
 
 
-def _number_of(series: SeriesFiles) -> tuple[int | None, bool]:
+def _number_of(index: Index, series: SeriesFiles) -> tuple[int | None, bool]:
     """The number of the scan, and whether header and folder agree on it."""
     first = series.headers[0]
     by_header = scan_number(first.patient[slice(0, 3, 2)])  # PatientID, name
-    by_folder = scan_number(reversed(first.path.parts))
+    by_folder = scan_number(reversed(index.place(first.path).parts))
     if by_header is None or by_folder is None:
         return by_folder if by_header is None else by_header, True
     return by_header, by_header == by_folder

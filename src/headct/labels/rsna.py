@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headct.dicom.index import index_paths
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.dicom.series import SeriesFiles
 from headct.errors import LabelError
+from headct.labels.dicom_files import index_dicom
 from headct.labels.lines import read_lines
 from headct.labels.table import Labelled, Row, once_each
 from headct.labels.vocabulary import Value, implied, shared_name
@@ -71,7 +71,9 @@ def read_slice_labels(path: Path) -> SliceLabels:
     return labels
 
 
-def read_rsna(labels: Path, dicom: Sequence[Path], key: bytes) -> Labelled:
+def read_rsna(
+    labels: Path, dicom: Sequence[Path], key: bytes, work: Path | None = None
+) -> Labelled:
     """One row per DICOM series with a labelled slice.
 
     A finding is present where a slice of the series has it, absent where every slice is labelled
@@ -79,11 +81,12 @@ def read_rsna(labels: Path, dicom: Sequence[Path], key: bytes) -> Labelled:
 
     Args:
         labels: stage_2_train.csv.
-        dicom: folders with the slices, in any layout.
+        dicom: folders or archives with the slices, in any layout.
         key: the secret of the pseudonyms.
+        work: see `index_dicom`.
     """
     slices = read_slice_labels(labels)
-    found = index_paths(dicom).series
+    found = index_dicom(dicom, work).series
     names = Pseudonymizer(key)
     rows, seen = [], set()
     n_slices = n_bare = n_series = 0
