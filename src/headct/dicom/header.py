@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from headct.dicom.elements import (
     MEDIA_SOP_CLASS,
@@ -20,9 +18,29 @@ from headct.dicom.elements import (
     read_elements,
 )
 from headct.dicom.reasons import Reason
+from headct.dicom.values import (
+    Order,
+    age,
+    age_between,
+    code,
+    codes,
+    count,
+    device,
+    frame_count,
+    free_text,
+    is_there,
+    kernel_name,
+    maker,
+    number,
+    numbers,
+    person_name,
+    plain_text,
+    sex,
+    tidy,
+    was_lossy,
+)
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ".dc3"})
-Order = Literal["little", "big"]
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 
@@ -57,8 +75,11 @@ class Header:
     series_uid: str = field(repr=False)
     image_uid: str = field(repr=False)
     frame_of_reference: str = field(repr=False)
+    event_uid: str = field(repr=False)
+    """IrradiationEventUID: equal for all reconstructions of one exposure."""
     study_description: str = field(repr=False)
     series_description: str = field(repr=False)
+    protocol: str = field(repr=False)
 
     sop_class: str
     modality: str
@@ -66,9 +87,11 @@ class Header:
     burned_in: str
     body_part: str
     contrast: str = field(repr=False)
+    """Agent, route and volume, as far as they are given."""
     manufacturer: str
     model: str
-    kernel: str
+    kernel: str = field(repr=False)
+    """As it stands in the file; `kernel_shown` is what may be written out."""
     kvp: float | None
     slice_thickness_mm: float | None
     tilt_degrees: float | None
@@ -76,6 +99,7 @@ class Header:
     sex: str
     age_years: float | None
     acquisition: str
+    acquisition_date: str = field(repr=False)
     acquisition_time: str = field(repr=False)
     temporal_position: str
     instance_number: float | None
@@ -102,6 +126,7 @@ class Header:
     slope: float | None
     intercept: float | None
     rescale_type: str
+    has_modality_lut: bool
     lossy: bool
 
     syntax: str
@@ -109,6 +134,11 @@ class Header:
     pixel_length: int | None
     data_bytes: int
     """Bytes of the file (inflated, where it is deflated)."""
+
+    @property
+    def kernel_shown(self) -> str:
+        """The kernel where it is a known kind of name, else `other`."""
+        return kernel_name(self.kernel)
 
     @property
     def patient_key(self) -> str:
@@ -119,7 +149,7 @@ class Header:
 
 def patient_key(number: str) -> str:
     """The `Header.patient_key` of a PatientID without issuer that a table gives as text."""
-    return f"{_tidy(number)}\0" if number else ""
+    return f"{tidy(number)}\0" if number else ""
 
 
 def read_header(path: Path) -> Header | FileOutcome:
@@ -139,10 +169,14 @@ def read_header(path: Path) -> Header | FileOutcome:
         return FileOutcome(path, Reason.NOT_DICOM)
     except TruncatedError as error:
         message = "the file ends inside its header"
-        return FileOutcome(path, Reason.TRUNCATED, message, _text(error.values.get(SERIES_UID)))
+        return FileOutcome(
+            path, Reason.TRUNCATED, message, plain_text(error.values.get(SERIES_UID))
+        )
     except MalformedError as error:
         message = "the header breaks the DICOM encoding"
-        return FileOutcome(path, Reason.UNREADABLE, message, _text(error.values.get(SERIES_UID)))
+        return FileOutcome(
+            path, Reason.UNREADABLE, message, plain_text(error.values.get(SERIES_UID))
+        )
     except OSError:
         return FileOutcome(path, Reason.NO_PERMISSION, "the file cannot be opened or read")
     return _classify(path, elements)
@@ -150,7 +184,10 @@ def read_header(path: Path) -> Header | FileOutcome:
 
 def _classify(path: Path, elements: Elements) -> Header | FileOutcome:
     values = elements.values
-    if DIRECTORY_CLASS in (_text(values.get(MEDIA_SOP_CLASS)), _text(values.get(SOP_CLASS))):
+    if DIRECTORY_CLASS in (
+        plain_text(values.get(MEDIA_SOP_CLASS)),
+        plain_text(values.get(SOP_CLASS)),
+    ):
         return FileOutcome(path, Reason.DIRECTORY_FILE)
     if not elements.syntax:
         return FileOutcome(path, Reason.NO_TRANSFER_SYNTAX)
@@ -166,8 +203,16 @@ def header_from(path: Path, elements: Elements) -> Header:
     record: dict[str, Any] = {
         name: decode(values.get(tag)) for tag, (name, decode) in TEXTS.items()
     }
-    record |= {name: _count(values.get(tag), order) for tag, name in COUNTS.items()}
-    number, issuer, person, birth = (_name(values.get(tag)) for tag in PATIENT_TAGS)
+    record |= {name: count(values.get(tag), order) for tag, name in COUNTS.items()}
+    charset = codes(values.get(CHARSET))
+    record |= {name: free_text(values.get(tag), charset) for tag, name in FREE_TEXTS.items()}
+    record["contrast"] = " ".join(
+        text for tag in CONTRAST_TAGS if (text := free_text(values.get(tag), charset))
+    )
+    patient_number, issuer, person, birth = (person_name(values.get(tag)) for tag in PATIENT_TAGS)
+    if record["age_years"] is None:
+        day = record["acquisition_date"] or plain_text(values.get(STUDY_DATE))
+        record["age_years"] = age_between(birth, day)
     for name in REQUIRED_COUNTS:
         record[name] = record[name] or 0
     signed = bool(record.pop("representation"))
@@ -176,7 +221,7 @@ def header_from(path: Path, elements: Elements) -> Header:
             record[name] -= 0x10000
     return Header(
         path=path,
-        patient=(number, issuer, person, birth),
+        patient=(patient_number, issuer, person, birth),
         syntax=elements.syntax,
         pixel_offset=elements.pixel_offset,
         pixel_length=elements.pixel_length,
@@ -186,112 +231,51 @@ def header_from(path: Path, elements: Elements) -> Header:
     )
 
 
-def _text(raw: bytes | None) -> str:
-    return raw.decode("latin-1").strip(" \0") if raw else ""
-
-
-def _code(raw: bytes | None) -> str:
-    return _text(raw).upper()
-
-
-def _codes(raw: bytes | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in _code(raw).split("\\")) if raw else ()
-
-
-def _name(raw: bytes | None) -> str:
-    return _tidy(_text(raw))
-
-
-def _tidy(text: str) -> str:
-    return " ".join(text.upper().replace("^", " ").split())
-
-
-def _number(raw: bytes | None) -> float | None:
-    numbers = _numbers(raw)
-    return numbers[0] if numbers else None
-
-
-def _numbers(raw: bytes | None) -> tuple[float, ...] | None:
-    text = _text(raw)
-    if not text:
-        return None
-    return tuple(_float(part) for part in text.split("\\"))
-
-
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _count(raw: bytes | None, order: Order) -> int | None:
-    """An unsigned short; None where it is missing or not two bytes."""
-    return int.from_bytes(raw, order) if raw and len(raw) == 2 else None
-
-
-def _frames(raw: bytes | None) -> float:
-    number = _number(raw)
-    return 1.0 if number is None else number
-
-
-def _was_lossy(raw: bytes | None) -> bool:
-    return _text(raw) == "01"
-
-
-def _device(raw: bytes | None) -> str:
-    """Name of a maker, model or kernel; text that does not look like one is left out."""
-    text = _text(raw)
-    return text if re.fullmatch(r"[\w .,/+()\\-]{0,48}", text) else ""
-
-
-def _age(raw: bytes | None) -> float | None:
-    """AS (`034Y`, `006M`) in years; over 89 becomes 90, as HIPAA's safe harbour asks."""
-    text = _code(raw)
-    per_year = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}.get(text[-1:], 0.0)
-    if not per_year or not text[:-1].isdigit():
-        return None
-    return min(int(text[:-1]) / per_year, 90.0)
-
-
 Decoder = Callable[[bytes | None], Any]
 SOP_CLASS, MODALITY, SERIES_UID = 0x00080016, 0x00080060, 0x0020000E
 PATIENT_TAGS = (0x00100020, 0x00100021, 0x00100010, 0x00100030)
 TEXTS: dict[int, tuple[str, Decoder]] = {
-    SOP_CLASS: ("sop_class", _text),
-    MODALITY: ("modality", _code),
-    0x0020000D: ("study_uid", _text),
-    SERIES_UID: ("series_uid", _text),
-    0x00080018: ("image_uid", _text),
-    0x00200052: ("frame_of_reference", _text),
-    0x00081030: ("study_description", _text),
-    0x0008103E: ("series_description", _text),
-    0x00080008: ("image_type", _codes),
-    0x00280301: ("burned_in", _code),
-    0x00180015: ("body_part", _code),
-    0x00180010: ("contrast", _text),
-    0x00080070: ("manufacturer", _device),
-    0x00081090: ("model", _device),
-    0x00181210: ("kernel", _device),
-    0x00180060: ("kvp", _number),
-    0x00180050: ("slice_thickness_mm", _number),
-    0x00181120: ("tilt_degrees", _number),
-    0x00185100: ("patient_position", _code),
-    0x00100040: ("sex", _code),
-    0x00101010: ("age_years", _age),
-    0x00200012: ("acquisition", _text),
-    0x00080032: ("acquisition_time", _text),
-    0x00200100: ("temporal_position", _text),
-    0x00200013: ("instance_number", _number),
-    0x00200032: ("position_mm", _numbers),
-    0x00200037: ("orientation", _numbers),
-    0x00280030: ("pixel_spacing_mm", _numbers),
-    0x00280008: ("n_frames", _frames),
-    0x00280004: ("photometric", _code),
-    0x00281053: ("slope", _number),
-    0x00281052: ("intercept", _number),
-    0x00281054: ("rescale_type", _code),
-    0x00282110: ("lossy", _was_lossy),
+    SOP_CLASS: ("sop_class", plain_text),
+    MODALITY: ("modality", code),
+    0x0020000D: ("study_uid", plain_text),
+    SERIES_UID: ("series_uid", plain_text),
+    0x00080018: ("image_uid", plain_text),
+    0x00200052: ("frame_of_reference", plain_text),
+    0x00083010: ("event_uid", plain_text),
+    0x00080008: ("image_type", codes),
+    0x00280301: ("burned_in", code),
+    0x00080070: ("manufacturer", maker),
+    0x00081090: ("model", device),
+    0x00181210: ("kernel", plain_text),
+    0x00180060: ("kvp", number),
+    0x00180050: ("slice_thickness_mm", number),
+    0x00181120: ("tilt_degrees", number),
+    0x00185100: ("patient_position", code),
+    0x00100040: ("sex", sex),
+    0x00101010: ("age_years", age),
+    0x00200012: ("acquisition", plain_text),
+    0x00080022: ("acquisition_date", plain_text),
+    0x00080032: ("acquisition_time", plain_text),
+    0x00200100: ("temporal_position", plain_text),
+    0x00200013: ("instance_number", number),
+    0x00200032: ("position_mm", numbers),
+    0x00200037: ("orientation", numbers),
+    0x00280030: ("pixel_spacing_mm", numbers),
+    0x00280008: ("n_frames", frame_count),
+    0x00280004: ("photometric", code),
+    0x00281053: ("slope", number),
+    0x00281052: ("intercept", number),
+    0x00281054: ("rescale_type", code),
+    0x00283000: ("has_modality_lut", is_there),
+    0x00282110: ("lossy", was_lossy),
+}
+CHARSET, STUDY_DATE = 0x00080005, 0x00080020
+CONTRAST_TAGS = (0x00180010, 0x00181040, 0x00181041)
+FREE_TEXTS = {
+    0x00081030: "study_description",
+    0x0008103E: "series_description",
+    0x00181030: "protocol",
+    0x00180015: "body_part",
 }
 COUNTS = {
     0x00280002: "samples",
@@ -305,5 +289,6 @@ COUNTS = {
     0x00280121: "padding_limit",
 }
 REQUIRED_COUNTS = ("samples", "rows", "columns", "bits_allocated", "bits_stored", "high_bit")
-WANTED = frozenset((*TEXTS, *COUNTS, *PATIENT_TAGS, MEDIA_SOP_CLASS))
+WANTED = frozenset((*TEXTS, *COUNTS, *PATIENT_TAGS, *FREE_TEXTS, *CONTRAST_TAGS))
+WANTED |= {MEDIA_SOP_CLASS, CHARSET, STUDY_DATE}
 """All that is ever read of a data set."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from headct.dicom.elements import NATIVE
@@ -24,13 +25,14 @@ SCREENS = frozenset(
     {"SCREEN SAVE", "SCREENSAVE", "SCREEN_CAPTURE", "DOSEINFO", "DOSE_INFO", "RESULTS"}
     | {"DOSE REPORT", "DOSE_REPORT", "REF_SURVIEW", "PROTOCOL"}
 )
-COMPUTED = frozenset(
-    {"MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "PROJECTION", "VRT", "3D", "SSD"}
-    | {"VOLUME RENDERING", "RENDERING", "PERFUSION", "RCBF", "RCBV", "CBF", "CBV", "MTT", "TTP"}
-    | {"TMAX", "SUBTRACT", "SUBTRACTION", "CURVED", "CPR", "SEGMENTED", "SUM_OF_SLICES"}
-    | {"MATERIAL", "IODINE", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "PARAMETRIC"}
+COMPUTED = re.compile(
+    r"\b(MIP|MINIP|MAXIP|MAX IP|MIN IP|PROJECTION|VRT|VR|3D|SSD|RENDERING|RENDERED"
+    r"|PERFUSION|RCBF|RCBV|CBF|CBV|MTT|TTP|TTD|TMAX|SUBTRACT|SUBTRACTION|CURVED|CPR|SEGMENTED"
+    r"|SUM OF SLICES|MATERIAL|IODINE|VNC|VUE|EFF ATOMIC NUM|RHO|ELECTRON DENSITY|PARAMETRIC)\b"
 )
-REFORMATS = frozenset({"MPR", "REFORMATTED", "RESAMPLED", "AVERAGE", "CSA MPR"})
+"""In ImageType, or in the description of a derived series: the values are no plain CT numbers."""
+SPECTRAL = re.compile(r"\b(MONOENERGETIC|MONOENERGY|MONO E|MONO|MONO\+|VMI|KEV|\d+ ?KEV)\b")
+REFORMATS = re.compile(r"\b(MPR|REFORMATTED|REFORMAT|RESAMPLED|AVERAGE)\b")
 
 LOSSY_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 93, 203))
 
@@ -51,8 +53,27 @@ def check_values(header: Header) -> Fault | None:
 
 
 def is_reformat(header: Header) -> bool:
-    """The slices were cut from a volume by software, not reconstructed from the scan."""
-    return any(part in REFORMATS or part.startswith("MPR") for part in header.image_type)
+    """The slices were computed from others, not reconstructed from the scan."""
+    return _is_derived(header) or REFORMATS.search(_words(header.image_type)) is not None
+
+
+def is_spectral(header: Header) -> bool:
+    """A virtual image of one energy."""
+    text = (*header.image_type, *(_described(header) if _is_derived(header) else ()))
+    return SPECTRAL.search(_words(text)) is not None
+
+
+def _is_derived(header: Header) -> bool:
+    return header.image_type[:1] == ("DERIVED",)
+
+
+def _described(header: Header) -> tuple[str, str]:
+    return header.series_description, header.protocol
+
+
+def _words(texts: Iterable[str]) -> str:
+    """Capital words with single spaces; signs and underscores divide words."""
+    return re.sub(r"[^A-Z0-9+]+", " ", " / ".join(texts).upper())
 
 
 def is_lossy(header: Header) -> bool:
@@ -103,12 +124,12 @@ def _check_modality(header: Header) -> Fault | None:
     elif not is_ct:
         return Reason.NOT_CT, _safe_modality(header.modality)
     if colour:
-        return Reason.COLOUR, header.photometric if header.photometric.isascii() else ""
+        return Reason.COLOUR, ""
     return None
 
 
 def _safe_modality(modality: str) -> str:
-    known = modality.isalpha() and modality.isascii() and len(modality) <= 10
+    known = re.fullmatch("[A-Z]{2}|RTIMAGE|RTDOSE|RTSTRUCT|RTPLAN|SEG|IVUS|HC", modality)
     return f"modality {modality}" if known else "no modality CT"
 
 
@@ -118,7 +139,8 @@ def _check_type(header: Header) -> Fault | None:
         return Reason.SECONDARY_CAPTURE, "a screen copy or dose page"
     if parts & LOCALIZERS:
         return Reason.LOCALIZER, ""
-    if parts & COMPUTED:
+    texts = (*header.image_type, *(_described(header) if _is_derived(header) else ()))
+    if COMPUTED.search(_words(texts)):
         return Reason.DERIVED_IMAGE, "a projection, rendering or parametric map"
     if header.burned_in == "YES":
         return Reason.BURNED_IN_TEXT, ""
@@ -153,6 +175,8 @@ def _check_rescale(header: Header) -> Fault | None:
         return Reason.BAD_RESCALE, ""
     if header.rescale_type not in HU_TYPES:
         return Reason.NOT_HU, "RescaleType names another unit"
+    if header.has_modality_lut:
+        return Reason.NOT_HU, "a modality lookup table beside the rescale"
     return None
 
 

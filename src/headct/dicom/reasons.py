@@ -93,6 +93,12 @@ class Reason(StrEnum):
     SPLIT_SERIES = "split-series", Status.FLAGGED, "One of several volumes under one series UID."
     NO_PATIENT_ID = "no-patient-id", Status.FLAGGED, "PatientID is empty; the study stands for it."
 
+    SUSPECT_SLICE = (
+        "suspect-slice",
+        Status.FLAGGED,
+        "A slice does not fit its neighbours: out of order, or of another patient.",
+    )
+
     # Geometry
     NO_GEOMETRY = (
         "no-geometry",
@@ -108,7 +114,11 @@ class Reason(StrEnum):
     NON_UNIFORM_SPACING = "non-uniform-spacing", Status.REFUSED, "Steps between slices vary."
     GANTRY_TILT = "gantry-tilt", Status.FLAGGED, "A sheared stack; kept with its true affine."
     NOT_AXIAL = "not-axial", Status.REFUSED, "Coronal, sagittal or steep oblique slices."
-    REFORMATTED = "reformatted", Status.FLAGGED, "A reformat (MPR), not an original reconstruction."
+    REFORMATTED = (
+        "reformatted",
+        Status.FLAGGED,
+        "A reformat (MPR) or derived image, not an original reconstruction.",
+    )
     THICK_SLICES = "thick-slices", Status.FLAGGED, "Slices are thicker than the criteria like."
     FRAME_CONFLICT = "frame-conflict", Status.FLAGGED, "sform and qform of a NIfTI file disagree."
     NO_FRAME = "no-frame", Status.FLAGGED, "NIfTI without sform and qform; left and right assumed."
@@ -141,7 +151,12 @@ class Reason(StrEnum):
     BONE_KERNEL = "bone-kernel", Status.FLAGGED, "Reconstructed with a bone kernel."
     CHILD = "child", Status.FLAGGED, "Younger than the criteria say."
     METAL = "metal", Status.FLAGGED, "Much metal in the image."
-    TWIN = "twin", Status.SKIPPED, "Another reconstruction of a scan that was taken."
+    SPECTRAL = "spectral", Status.FLAGGED, "A virtual image of one energy from a dual-energy scan."
+    POST_MORTEM = "post-mortem", Status.FLAGGED, "The header says that the scan is post mortem."
+    CONE_BEAM = "cone-beam", Status.FLAGGED, "A cone-beam scan; its CT numbers are not calibrated."
+    NOT_IN_TABLE = "not-in-table", Status.REFUSED, "No row of the criteria table fits the series."
+    NOT_CHOSEN = "not-chosen", Status.SKIPPED, "A twin of the same acquisition was chosen."
+    TWIN = "twin", Status.SKIPPED, "The same image came in under another name."
 
 
 def reason_of(refusal: Refusal) -> Reason:

@@ -21,7 +21,7 @@ from headct.dicom.geometry import (
 )
 from headct.dicom.grouping import split_by_grid
 from headct.dicom.header import FileOutcome, Header
-from headct.dicom.kind import check_kind, check_values, is_lossy, is_reformat
+from headct.dicom.kind import check_kind, check_values, is_lossy, is_reformat, is_spectral
 from headct.dicom.pixels import read_stored, to_hu
 from headct.dicom.reasons import Reason
 from headct.errors import Refusal
@@ -264,7 +264,8 @@ def _flags(
         Reason.NO_PATIENT_ID: not slices[0].patient_key,
         Reason.GANTRY_TILT: grid.tilt_degrees >= TILT_FROM_DEGREES,
         Reason.NOT_AXIAL: not grid.is_axial,
-        Reason.REFORMATTED: is_reformat(slices[0]),
+        Reason.REFORMATTED: any(is_reformat(header) for header in slices),
+        Reason.SPECTRAL: any(is_spectral(header) for header in slices),
         Reason.LOSSY: any(is_lossy(header) for header in slices),
     }
     return (reason for reason, holds in conditions.items() if holds)
