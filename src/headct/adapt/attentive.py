@@ -137,6 +137,7 @@ def run_attentive(
     *,
     n_labels: int | None = None,
     seed: int = 0,
+    name: str = "",
 ) -> TaskInfo:
     """Train on the train scans for a fixed budget, fix tune, score tune and test once; write TASK.
 
@@ -148,6 +149,7 @@ def run_attentive(
         config: how.
         n_labels: use only this many train scans; the same ones as `run_probe` with this seed.
         seed: of the draw, of new weights and of the order.
+        name: in tables and plots; by default that of the method.
 
     Raises:
         LabelError: a finding has too few scans with or without it to be learnt.
@@ -165,7 +167,7 @@ def run_attentive(
     n_train, n_positive = count_labels(fitted)
     info = TaskInfo(
         kind="attentive",
-        method="attentive",
+        method=name or "attentive",
         findings=labels.findings,
         temperatures=operating.temperatures,
         thresholds=operating.thresholds,

@@ -47,6 +47,7 @@ def run_fewshot(
     config: FewshotConfig,
     *,
     seed: int = 0,
+    name: str = "",
 ) -> TaskInfo:
     """Fit K + K scans per finding, for each K and draw; score the test scans; write TASK.
 
@@ -64,7 +65,7 @@ def run_fewshot(
     n_train, n_positive = count_labels(labels.take(labels.positions("train")))
     info = TaskInfo(
         kind="fewshot",
-        method=method_name("fewshot", table.source),
+        method=name or method_name("fewshot", table.source),
         findings=labels.findings,
         thresholds=dict.fromkeys(labels.findings),
         threshold_specificity=1.0,

@@ -67,6 +67,7 @@ def run_finetune(
     *,
     n_labels: int | None = None,
     seed: int = 0,
+    name: str = "",
 ) -> TaskInfo:
     """Train on the train scans for a fixed budget; thresholds from tune; score tune and test once.
 
@@ -81,6 +82,7 @@ def run_finetune(
         config: the recipe.
         n_labels: use only this many train scans; the same ones as `run_probe` with this seed.
         seed: of that draw, of new weights, of order and augmentation.
+        name: in tables and plots; by default that of the method.
 
     Raises:
         LabelError: a finding has too few scans with or without it to be learnt.
@@ -108,7 +110,7 @@ def run_finetune(
     shift_bias(net, -weight.log())
     if config.lora.rank:
         fold_lora(net)
-    info = _info(labels, fitted, start, config, store, seed)
+    info = _info(labels, fitted, start, config, store, seed, name)
     with replacing_folder(out) as folder:
         _save_net(folder, net, info)
         save_info(folder, info)
@@ -148,14 +150,20 @@ def _digest(value: Any) -> str:
 
 
 def _info(
-    labels: Labels, fitted: Labels, start: Start, config: FinetuneConfig, store: Store, seed: int
+    labels: Labels,
+    fitted: Labels,
+    start: Start,
+    config: FinetuneConfig,
+    store: Store,
+    seed: int,
+    name: str,
 ) -> TaskInfo:
     kind = "lora" if config.lora.rank else KINDS[start.kind]
     n_train, n_positive = count_labels(fitted)
     return TaskInfo.model_validate(
         {
             "kind": kind,
-            "method": kind,
+            "method": name or kind,
             "findings": labels.findings,
             "thresholds": dict.fromkeys(labels.findings),
             **config.probe.model_dump(include=set(OperatingConfig.model_fields)),

@@ -55,6 +55,7 @@ def run_probe(
     *,
     n_labels: int | None = None,
     seed: int = 0,
+    name: str = "",
 ) -> TaskInfo:
     """Fit a probe on the train scans, fix thresholds on tune, score tune and test once; write TASK.
 
@@ -66,6 +67,7 @@ def run_probe(
         config: how; its type says which kind of probe.
         n_labels: use only this many train scans, drawn by patient.
         seed: of the draw and of the folds.
+        name: in tables and plots; by default that of the method.
 
     Raises:
         LabelError: a finding has too few scans with or without it to be learnt.
@@ -83,7 +85,7 @@ def run_probe(
     operating = settle(labels.take(tune), raw[tune], config)
     n_train, n_positive = count_labels(fitted)
     info = TaskInfo(
-        method=method_name(about["kind"], table.source),
+        method=name or method_name(about["kind"], table.source),
         findings=labels.findings,
         **asdict(operating),
         **config.model_dump(include=set(OperatingConfig.model_fields)),

@@ -15,7 +15,18 @@ import typer
 from rich.console import Console
 
 from headct import __version__
-from headct.cli import adapt, doctor, evaluate, ingest, labels, phantom, predict, pretrain, store
+from headct.cli import (
+    adapt,
+    benchmark,
+    doctor,
+    evaluate,
+    ingest,
+    labels,
+    phantom,
+    predict,
+    pretrain,
+    store,
+)
 from headct.errors import HeadctError
 
 INTERRUPTED = 130
@@ -54,7 +65,18 @@ def _options(
     """Options before the verb."""
 
 
-for module in (phantom, ingest, labels, store, pretrain, adapt, predict, evaluate, doctor):
+for module in (
+    phantom,
+    ingest,
+    labels,
+    store,
+    pretrain,
+    adapt,
+    predict,
+    evaluate,
+    benchmark,
+    doctor,
+):
     module.register(app)
 
 

@@ -152,7 +152,8 @@ def main_arms(collection: Collection) -> list[Arm]:
 def is_pretrained(info: TaskInfo) -> bool:
     """Whether a method starts from a pretrained encoder; all others are floors."""
     return info.kind in ("finetune", "lora") or (
-        info.kind in ("probe", "knn", "attentive", "fewshot") and info.source in ("encoder", "external")
+        info.kind in ("probe", "knn", "attentive", "fewshot")
+        and info.source in ("encoder", "external")
     )
 
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from headct import __version__
 from headct.atomic import write_text
-from headct.evaluate import figures
+from headct.evaluate import curves, figures
 from headct.evaluate.checklist import checklist
 from headct.evaluate.comparisons import MACRO
 from headct.evaluate.gallery import RULE, Panel, gallery
@@ -133,6 +133,9 @@ def _figures(results: Results) -> Row:
         "forest": figures.forest_figure(results),
         "differences": figures.difference_figure(results, pairs) if pairs else None,
         "labels": figures.label_figure(results),
+        "radar": curves.radar_figure(results),
+        "numbers": curves.label_number_figure(results),
+        "scale": curves.pretraining_figure(results),
         "calibration": figures.calibration_figure(results),
     }
 

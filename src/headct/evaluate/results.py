@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from headct.evaluate.evaluation import EVALUATION, FORMAT_VERSION, TABLES
 from headct.evaluate.theme import method_rank
 
 Row = dict[str, Any]
+BENCHMARK = "benchmark.json"
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,15 @@ UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Results:
-    """An evaluation: evaluation.json, run.json and the tidy tables as rows."""
+    """An evaluation: evaluation.json, run.json and the tidy tables as rows.
+
+    `benchmark` is what `headct benchmark` says about the encoders, where the tasks came from it.
+    """
 
     summary: dict[str, Any]
     run: dict[str, Any]
     tables: dict[str, list[Row]]
+    benchmark: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sites(self) -> list[Row]:
@@ -119,4 +124,6 @@ def read_results(folder: Path) -> Results:
         ) from error
     if summary.get("format_version") != FORMAT_VERSION:
         raise UsageError("the evaluation is of another version", remedy="make it again")
-    return Results(summary, run, tables)
+    about = folder / BENCHMARK
+    benchmark = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    return Results(summary, run, tables, benchmark)

@@ -38,6 +38,7 @@ def _rows_of(
     arm, site = found.arms[a], found.site
     shared: Row = {
         "method": arm.method,
+        "k": arm.k,
         "n_train": arm.n_train,
         "n_seeds": len(arm.runs(site.scores)),
         "site": site.site,

@@ -1,0 +1,250 @@
+"""A small matrix of real tasks: made once, gone on with, made again where something changed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from headct.adapt.features import read_features, write_features
+from headct.benchmark.matrix import run_matrix
+from headct.benchmark.results import write_results
+from headct.benchmark.spec import load_spec
+from headct.cli.app import app
+from headct.errors import UsageError
+from headct.evaluate.report import render
+from headct.evaluate.results import read_results
+from headct.model.bundle import save_bundle
+from headct.model.encoder import EncoderConfig, ViT3D
+from headct.store.writer import StoreWriter
+from headct.volume.preprocessing import Preprocessing
+
+GRID = Preprocessing(shape_zyx=(16, 16, 16), spacing_mm_zyx=(10.0, 10.0, 10.0))
+ENCODER = EncoderConfig(
+    width=24,
+    depth=2,
+    heads=2,
+    mlp_ratio=2,
+    patch_voxels_zyx=(4, 4, 4),
+    spacing_mm_zyx=GRID.spacing_mm_zyx,
+    n_tokens=40,
+    n_registers=1,
+)
+SPEC = """
+store = "store"
+labels = "labels.csv"
+n_labels = [24, 0]
+seeds = [0, 1]
+n_boot = 20
+min_positives = 3
+
+[encoders.small]
+bundle = "small"
+n_pretrained = 100
+
+[encoders.large]
+bundle = "large"
+n_pretrained = 1000
+
+[encoders.random]
+bundle = "large"
+random_init = 0
+
+[encoders.histogram]
+floor = "histogram"
+
+[methods.probe]
+verb = "probe"
+set = ["strengths_c=[1e-2]"]
+
+[methods.neighbours]
+verb = "knn"
+
+[methods.attentive]
+verb = "attentive"
+set = ["steps=20", "batch=8", "width=8"]
+
+[methods.few]
+verb = "fewshot"
+set = ["shots=[2, 4]"]
+
+[methods.tuned]
+verb = "finetune"
+set = ["steps=2", "batch=4", "precision=fp32"]
+
+[methods.scratch]
+verb = "scratch-vit"
+set = ["steps=2", "batch=4", "precision=fp32"]
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    rng = np.random.default_rng(0)
+    rows = []
+    with StoreWriter(folder / "store", GRID, shard_scans=64) as writer:
+        for i in range(96):
+            hu = rng.normal(30, 4, GRID.shape_zyx)
+            truth = rng.random(3) < 0.5
+            for at, present in zip((2, 6, 10), truth, strict=True):
+                hu[at : at + 4, at : at + 4, at : at + 4] += 40 * present
+            row = {
+                "scan_id": f"c-{i}",
+                "patient_id": f"p-{i}",
+                "study_id": f"s-{i}",
+                "series_id": f"e-{i}",
+                "status": "accepted",
+                "affine_zyx": np.eye(4),
+                "sex": "FM"[i % 2],
+            }
+            writer.append(hu.astype(np.int16), row)
+            split = ("train", "train", "tune", "test", "test")[i % 5]
+            site = "b" if i % 5 == 4 else "a"
+            rows.append([f"c-{i}", site, split, *truth.astype(int)])
+    with (folder / "labels.csv").open("w", newline="") as handle:
+        header = ["scan_id", "site", "split", "sdh", "iph", "edh"]
+        csv.writer(handle).writerows([header, *rows])
+    for seed, name in enumerate(("small", "large")):
+        torch.manual_seed(seed)
+        save_bundle(folder / name, ViT3D(ENCODER), GRID)
+    (folder / "spec.toml").write_text(SPEC)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench(world):
+    out = world / "out"
+    spec = load_spec(world / "spec.toml")
+    assert run_matrix(spec, out, jobs=0) == []
+    write_results(spec, out, [])
+    return out
+
+
+def test_the_matrix_is_every_method_on_every_encoder_that_it_fits(world):
+    names = {job.name for job in load_spec(world / "spec.toml").jobs()}
+    probes = {
+        f"{e}.probe.{n}.{s}"
+        for e in ("small", "large", "random", "histogram")
+        for n in ("24", "all")
+        for s in (0, 1)
+    }
+    assert probes <= names
+    assert {name for name in names if ".tuned." in name} == {
+        f"{e}.tuned.{n}.{s}" for e in ("small", "large") for n in ("24", "all") for s in (0, 1)
+    }
+    assert {name for name in names if name.startswith("scratch")} == {
+        f"scratch.{n}.{s}" for n in ("24", "all") for s in (0, 1)
+    }
+    assert {n for n in names if ".few." in n} == {
+        f"{e}.few.all.0" for e in ("small", "large", "random", "histogram")
+    }
+
+
+def test_one_tidy_table_holds_every_number(world, bench):
+    rows = pq.read_table(bench / "benchmark.parquet").to_pylist()
+    full = [r for r in rows if (r["finding"], r["metric"], r["seed"]) == ("macro", "auroc", None)]
+    series = {(r["encoder"], r["method"], r["k"], r["site"]) for r in full}
+    assert ("large", "tuned", 0, "a") in series
+    assert (None, "scratch", 0, "b") in series
+    assert ("histogram", "few", 4, "b") in series
+    seeds = [
+        r["value"]
+        for r in rows
+        if (r["encoder"], r["method"], r["site"], r["finding"], r["metric"])
+        == ("small", "probe", "a", "macro", "auroc")
+        and r["seed"] is not None
+        and r["n_train"] == 24
+    ]
+    assert len(seeds) == 2
+    (mean,) = [
+        r
+        for r in full
+        if (r["encoder"], r["method"], r["site"], r["n_train"]) == ("small", "probe", "a", 24)
+    ]
+    assert mean["value"] == pytest.approx(np.mean(seeds))
+    assert mean["lo"] <= mean["value"] <= mean["hi"]
+
+
+def test_the_report_has_radar_and_scaling_figures(bench):
+    page = render(read_results(bench / "eval"))
+    for title in ("a radar per site", "Macro AUROC by labels", "Macro AUROC by scale"):
+        assert f'aria-label="{title}' in page or title in page
+
+
+def test_a_finished_job_is_left_alone_and_a_changed_one_is_made_again(world, bench):
+    spec = load_spec(world / "spec.toml")
+    stamp = {p: p.stat().st_mtime_ns for p in (bench / "tasks").glob("*/task.json")}
+    assert run_matrix(spec, bench, jobs=0) == []
+    assert stamp == {p: p.stat().st_mtime_ns for p in (bench / "tasks").glob("*/task.json")}
+    shutil.rmtree(bench / "tasks" / "small.probe.all.0")
+    changed = spec.model_copy(
+        update={
+            "methods": spec.methods
+            | {"few": spec.methods["few"].model_copy(update={"set": ("shots=[2]",)})}
+        }
+    )
+    assert run_matrix(changed, bench, jobs=0) == []
+    again = {p.parent.name for p in stamp if p.stat().st_mtime_ns != stamp[p]}
+    assert again == {"small.probe.all.0", *(f"{e}.few.all.0" for e in spec.encoders)}
+    assert run_matrix(spec, bench, jobs=0) == []
+
+
+def test_features_of_another_bundle_are_not_used(world, tmp_path):
+    small = SPEC[: SPEC.index("[encoders.large]")] + '[methods.probe]\nverb = "probe"\n'
+    for name in ("store", "labels.csv", "small", "large"):
+        (tmp_path / name).symlink_to(world / name)
+    (tmp_path / "spec.toml").write_text(small)
+    run_matrix(load_spec(tmp_path / "spec.toml"), tmp_path / "out", jobs=0)
+    first = read_features(tmp_path / "out" / "features" / "small.parquet").bundle_hash
+    (tmp_path / "spec.toml").write_text(small.replace('bundle = "small"', 'bundle = "large"'))
+    run_matrix(load_spec(tmp_path / "spec.toml"), tmp_path / "out", jobs=0)
+    assert read_features(tmp_path / "out" / "features" / "small.parquet").bundle_hash != first
+
+
+def test_a_job_that_cannot_be_done_is_named_and_the_others_count(world, bench, tmp_path):
+    table = read_features(bench / "features" / "histogram.parquet")
+    write_features(tmp_path / "mine.parquet", table)
+    text = SPEC[: SPEC.index("[encoders.small]")] + (
+        f'[encoders.mine]\nfeatures = "{tmp_path}/mine.parquet"\n'
+        '[methods.probe]\nverb = "probe"\n'
+        '[methods.few]\nverb = "fewshot"\nset = ["shots=[500]"]\n'
+    )
+    spec = world / "partly.toml"
+    spec.write_text(text)
+    result = CliRunner().invoke(
+        app, ["benchmark", str(spec), "--out", str(tmp_path / "b"), "--jobs", "2"]
+    )
+    assert result.exit_code == 1
+    assert "mine.few.all.0 [labels]" in result.output
+    assert "mine / probe" in result.output
+    failed = json.loads((tmp_path / "b" / "eval" / "benchmark.json").read_text())["failed"]
+    assert [one["job"] for one in failed] == ["mine.few.all.0"]
+    dry = CliRunner().invoke(
+        app, ["benchmark", str(spec), "--out", str(tmp_path / "c"), "--dry-run"]
+    )
+    assert len(dry.output.split()) == 5
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('[encoders.x]\nfloor = "histogram"\nbundle = "b"\n', "one of bundle, floor and features"),
+        ('[encoders.x]\nfloor = "histogram"\nrandom_init = 0\n', "random_init goes with a bundle"),
+        ('[encoders."Bad Name"]\nfloor = "histogram"\n', "Bad Name"),
+        ("[methods.y]\nverb = 'magic'\n", "methods.y.verb"),
+        ("", "no method fits"),
+    ],
+)
+def test_a_faulty_spec_is_said(tmp_path, change, message):
+    base = 'store = "store"\nlabels = "labels.csv"\n[methods.tuned]\nverb = "finetune"\n'
+    (tmp_path / "spec.toml").write_text(base + change)
+    with pytest.raises(UsageError, match=message):
+        load_spec(tmp_path / "spec.toml")
