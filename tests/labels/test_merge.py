@@ -28,7 +28,7 @@ from headct.dicom.pseudonym import Pseudonymizer
 from headct.errors import LabelError, UsageError
 from headct.labels.merge import merge
 from headct.labels.own import holds_identifiers, read_own
-from headct.labels.table import Labelled, Row
+from headct.labels.table import Labelled, Row, read_splits, with_splits
 from headct.labels.to_store import to_scans
 from headct.store.labels import read_labels
 
@@ -119,8 +119,7 @@ def test_a_table_of_ones_own_is_read_into_vocabulary_and_pseudonyms(tmp_path):
 @pytest.mark.parametrize(
     ("header", "rows", "match"),
     [
-        ("scan_id,sdh", ["c-1,1"], "lacks patient_id"),
-        ("patient_id,sdh", ["p-1,1"], "lacks patient_id, or the column"),
+        ("patient_id,sdh", ["p-1,1"], "no column that says which scan"),
         ("scan_id,patient_id,SDH,subdural", ["c-1,p-1,1,1"], "two columns of the finding sdh"),
         ("scan_id,patient_id,sdh", ["c-1,p-1,yes"], "must be 1, 0 or nothing"),
         ("scan_id,patient_id,sdh", ["c-1,p-1,1", "c-1,p-1,1"], r"earlier row has \(line 3\)"),
@@ -142,6 +141,15 @@ def manifest_of(patients, images=None):
         "patient_id": patients,
         "hu_sha256": images or [f"sha{i}" for i in range(n)],
     })  # fmt: skip
+
+
+def test_the_store_knows_the_patients_that_a_table_does_not_name(tmp_path):
+    path = write_csv(tmp_path / "own.csv", "scan_id,sex,sdh", ["c-1,F,1", "c-2,M,0", "c-3,M,0"])
+    own = read_own(path, None)
+    assert own.notes == ["own.csv: not carried over: sex"]
+    fault("3 rows name no patient", lambda: with_splits(own, read_splits("60,15,25"), "a"))
+    known = to_scans([own], manifest_of(["p-0", "p-0", "p-1", "p-1"]), frozenset())[0]
+    assert [row.patient_id for row in known.rows] == ["p-0", "p-1", "p-1"]
 
 
 def test_labels_without_scans_and_scans_without_labels_are_counted():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import warnings
 
 import pytest
@@ -115,6 +116,22 @@ def test_a_series_without_labels_is_left_out_and_counted(rsna, tmp_path):
     found = read_rsna(table, [rsna / "stage_2_train"], KEY)
     assert len(found.rows) == N - 1
     assert "1 series have no labelled slice: left out" in found.notes
+
+
+def test_a_series_that_ingest_refuses_is_left_out_and_counted(rsna, key_file, tmp_path):
+    shutil.copytree(rsna / "stage_2_train", tmp_path / "in")
+    damaged = tmp_path / "in" / f"{slice_name(3, 5)}.dcm"
+    damaged.write_bytes(damaged.read_bytes()[:-900])
+    store = store_of(tmp_path / "in", tmp_path / "store", key_file)
+    out = tmp_path / "labels.csv"
+    options = ["--dicom", tmp_path / "in", "--key", key_file, "--out", out]
+    answer = run("rsna", rsna / "stage_2_train.csv", *options)
+    assert "1 series have an unreadable slice: nothing is absent there" in answer.output
+    labels = read_labels(out, store.manifest, refused=refused_ids(store.path / "items.jsonl"))
+    assert len(labels) == N - 1
+    assert "1 rows left out: ingest refused their scans" in labels.notes
+    answer = run("rsna", rsna / "stage_2_train.csv", *options, "--store", store.path)
+    assert "1 labels have no scan: ingest refused it" in answer.output
 
 
 ROWS = [f"ID_a_{kind},0" for kind in TYPES]

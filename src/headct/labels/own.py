@@ -12,17 +12,17 @@ from headct.errors import LabelError
 from headct.labels.table import ABOUT, Key, Labelled, Row
 from headct.labels.vocabulary import Value, shared_name
 from headct.store.label_table import Rows, at_lines, finding_columns, finding_values, read_table
+from headct.store.labels import ABOUT_SCAN
 
 KEYS: tuple[Key, ...] = ("scan_id", "series_id", "study_id")
 RAW = "study_uid"
-NOT_FINDINGS = (*KEYS, RAW, *ABOUT)
 PSEUDONYM = re.compile(r"p-[0-9a-f]{16}")
 
 
 def holds_identifiers(path: Path) -> bool:
     """Whether a table names studies or patients by what only the site's key may turn into names."""
     header, rows = read_table(path)
-    patients = [row["patient_id"] for row in rows] if "patient_id" in header else []
+    patients = [row["patient_id"] for row in rows if row.get("patient_id")]
     return _key_column(path, header) == RAW or not all(map(PSEUDONYM.fullmatch, patients))
 
 
@@ -30,8 +30,8 @@ def read_own(path: Path, names: Pseudonymizer | None, keep: Sequence[str] = ()) 
     """A label table with findings named by the vocabulary, and pseudonyms for identifiers.
 
     Args:
-        path: CSV or Parquet with patient_id, one of scan_id, series_id, study_id and study_uid,
-            and a column per finding.
+        path: CSV or Parquet with one of scan_id, series_id, study_id and study_uid, and a column
+            per finding; patient_id, where the patients are not those of a store.
         names: needed where `holds_identifiers`.
         keep: findings that the vocabulary does not know, taken as they are.
 
@@ -41,7 +41,7 @@ def read_own(path: Path, names: Pseudonymizer | None, keep: Sequence[str] = ()) 
     """
     header, rows = read_table(path)
     column = _key_column(path, header)
-    columns = finding_columns(header, NOT_FINDINGS)
+    columns = finding_columns(header, ABOUT_SCAN)
     shared = [name if name in keep else shared_name(name) for name in columns]
     if len(set(shared)) < len(shared):
         twice = sorted({name for name in shared if shared.count(name) > 1})
@@ -57,17 +57,19 @@ def read_own(path: Path, names: Pseudonymizer | None, keep: Sequence[str] = ()) 
             name: None if cell < 0 else cell for name, cell in zip(shared, cells, strict=True)
         }
         name = row[column] if column != RAW or names is None else names.study_id(row[column])
-        patient = _patient(row["patient_id"], names)
+        patient = _patient(row.get("patient_id", ""), names)
         made.append(Row(name, patient, values, row.get("site", ""), row.get("split", ""), line))
-    return Labelled(_key_of(column), made, len(rows))
+    unused = [name for name in header if name in ABOUT_SCAN and name not in (column, *ABOUT)]
+    notes = [f"{path.name}: not carried over: {', '.join(unused)}"] if unused else []
+    return Labelled(_key_of(column), made, len(rows), notes)
 
 
 def _key_column(path: Path, header: Sequence[str]) -> str:
     column = next((name for name in (*KEYS, RAW) if name in header), None)
-    if column is None or "patient_id" not in header:
+    if column is None:
         raise LabelError(
-            f"{path.name} lacks patient_id, or the column that says which scan a row is about",
-            remedy=f"it needs patient_id, and one of {', '.join((*KEYS, RAW))}",
+            f"{path.name} has no column that says which scan a row is about",
+            remedy=f"it needs one of {', '.join((*KEYS, RAW))}, and patient_id",
         )
     return column
 
@@ -77,7 +79,7 @@ def _key_of(column: str) -> Key:
 
 
 def _patient(text: str, names: Pseudonymizer | None) -> str:
-    if names is None or PSEUDONYM.fullmatch(text):
+    if names is None or not text or PSEUDONYM.fullmatch(text):
         return text
     return names.patient_id(patient_key(text))
 
@@ -86,7 +88,7 @@ def _require_named_once(path: Path, rows: Rows, column: str) -> None:
     first: dict[str, int] = {}
     blank, doubled = [], []
     for line, row in enumerate(rows, 2):
-        if not (row[column] and row["patient_id"]):
+        if not (row[column] and row.get("patient_id", "-")):
             blank.append(line)
         elif first.setdefault(row[column], line) != line:
             doubled.append(line)

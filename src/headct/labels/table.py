@@ -118,12 +118,18 @@ def with_splits(labelled: Labelled, splits: Splits | None, site: str) -> list[Ro
         site: of rows that bring none.
 
     Raises:
-        LabelError: no rows, a row without a split, or a patient in two.
+        LabelError: no rows, a row without a patient or a split, or a patient in two.
     """
     if not labelled.rows:
         raise LabelError(
             "no scan of the label table was found",
             remedy="give the images, the store and the key that belong to this table",
+        )
+    nameless = sum(not row.patient_id for row in labelled.rows)
+    if nameless:
+        raise LabelError(
+            f"{nameless} rows name no patient",
+            remedy="add the column patient_id, or give --store: it knows them",
         )
     rows = [
         replace(row, site=row.site or site, split=_split_of(row, splits)) for row in labelled.rows

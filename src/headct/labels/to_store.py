@@ -79,11 +79,11 @@ def _patients(
         for place in at
     ]
     at = np.array([place for place, _ in pairs])
-    named = np.array([name for _, name in pairs], dtype=object)
     patient_id, study_id, sha256 = (
         np.array(manifest[name].to_pylist(), dtype=object)[at]
         for name in ("patient_id", "study_id", "hu_sha256")
     )
+    named = np.where([not name for _, name in pairs], patient_id, [name for _, name in pairs])
     numbers = group_scans(patient_id, study_id, named, sha256)[0].index.tolist()
     first: dict[int, str] = {}
     for number, name in zip(numbers, named.tolist(), strict=True):
