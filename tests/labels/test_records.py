@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -23,6 +24,7 @@ from headct.dicom.pseudonym import Pseudonymizer
 from headct.errors import UsageError
 from headct.labels.records import describe_reasons, read_records
 from headct.labels.rule import load_rules, plain_code
+from headct.labels.scan_dates import dates_of_dicom, dates_of_table
 from headct.store.labels import read_labels
 
 DAY = date(2021, 3, 14)
@@ -78,10 +80,14 @@ def records_of(tmp_path, diagnoses, scans=None):
     )
 
 
+def read(diagnoses, scans, rules):
+    return read_records(diagnoses, dates_of_table(scans), rules, KEY)
+
+
 def labels_of(tmp_path, rules, *events):
     """Labels and reasons of one scan, given (code, days from the scan[, system])."""
     rows = [("SECRET1", *event, "ICD-10")[:4] for event in events]
-    labelled, reasons = read_records(*records_of(tmp_path, rows), rules, KEY)
+    labelled, reasons = read(*records_of(tmp_path, rows), rules)
     return labelled.rows[0].values, reasons[labelled.rows[0].name]
 
 
@@ -138,7 +144,7 @@ def test_a_chronic_diagnosis_counts_from_long_before_and_on_enough_dates(tmp_pat
 def test_each_scan_of_a_patient_has_its_own_window(tmp_path, rules):
     diagnoses = [("SECRET1", "I62.0", 60, "ICD-10"), ("SECRET1", "I10", 400, "ICD-10")]
     scans = [f"SECRET1,{UID}.{n},{at(days)}" for n, days in enumerate((0, 60, 70, 170))]
-    labelled, reasons = read_records(*records_of(tmp_path, diagnoses, scans), rules, KEY)
+    labelled, reasons = read(*records_of(tmp_path, diagnoses, scans), rules)
     by_name = {row.name: row for row in labelled.rows}
     rows = [by_name[NAMES.study_id(f"{UID}.{n}")] for n in range(4)]
     assert [row.values["sdh"] for row in rows] == [0, 1, None, 0]
@@ -149,7 +155,7 @@ def test_each_scan_of_a_patient_has_its_own_window(tmp_path, rules):
 def test_what_is_not_used_is_counted(tmp_path, rules):
     diagnoses = [("secret 1", "I62.0", 0, "ICD-10"), ("SECRET2", "I62.0", 0, "icd10")]
     scans = [f"SECRET 1,{UID}.1,{DAY}", f"SECRET3,{UID}.3,{DAY:%Y%m%d}", f"SECRET3,{UID}.3,{DAY}"]
-    labelled, reasons = read_records(*records_of(tmp_path, diagnoses, scans), rules, KEY)
+    labelled, reasons = read(*records_of(tmp_path, diagnoses, scans), rules)
     assert labelled.n_read == 5
     assert labelled.notes == [
         "1 rows of scans repeat an earlier one: read once",
@@ -190,7 +196,7 @@ def test_bad_rows_are_named_by_line_and_not_by_value(tmp_path, rules, diagnoses,
         "patient_id,study_uid,date",
         scans or [f"SECRET1,{UID}.1,2021-03-14"],
     )
-    message = fault(match, lambda: read_records(given, scans, rules, KEY))
+    message = fault(match, lambda: read(given, scans, rules))
     require_no_identifiers(message)
     assert "2021" not in message
 
@@ -280,3 +286,45 @@ def test_from_records_to_labels_of_a_store_without_dates_or_identifiers(head, ke
         require_no_identifiers(text)
         assert "2021" not in text
         assert "2022" not in text
+
+
+@pytest.fixture
+def archive(head, tmp_path):
+    """A study of two series over midnight, one of another patient, one without a patient."""
+    for patient, study, number, days in [
+        ("SECRET0", 0, 1, 1), ("SECRET0", 0, 2, 0), ("SECRET1", 1, 1, 5), ("", 2, 1, 5)
+    ]:  # fmt: skip
+        series = variant(head, patient, study, number)
+        day = (DAY + timedelta(days=days)).strftime("%Y%m%d")
+        series = replace(series, header=replace(series.header, date=day))
+        write_slices(tmp_path / "in" / f"{study}-{number}", series, "{}.dcm".format)
+    return tmp_path / "in"
+
+
+def test_headers_can_say_who_and_when(archive, rules, tmp_path):
+    found = dates_of_dicom([archive])
+    assert {uid: scan.day for uid, scan in found.studies.items()} == {
+        f"{UID}.0": DAY.toordinal(),
+        f"{UID}.1": DAY.toordinal() + 5,
+    }
+    assert found.notes == ["1 series name no patient, no study or no acquisition date: left out"]
+    require_no_identifiers(repr(found))
+    diagnoses = [("secret0", "I62.0", 7, "ICD-10"), ("SECRET1", "I62.0", 13, "ICD-10")]
+    given, _ = records_of(tmp_path, diagnoses)
+    out = tmp_path / "labels.csv"
+    rule_file = tmp_path / "rules.toml"
+    key = tmp_path / "key"
+    key.write_text(KEY.hex())
+    key.chmod(0o600)
+    answer = run(
+        "records", given, "--dicom", archive, "--rules", rule_file, "--out", out, "--key", key
+    )
+    assert "sdh: 1 present (1 code-in-window), 0 absent, 1 unknown (1 grey-zone)" in answer.output
+    with pytest.raises(UsageError, match="--scans or --dicom"):
+        run("records", given, "--out", out)
+
+
+def test_a_study_of_two_patients_is_an_error(archive, head):
+    write_slices(archive / "more", variant(head, "SECRET9", 1, 2), "{}.dcm".format)
+    message = fault("1 studies of two patients", lambda: dates_of_dicom([archive]))
+    require_no_identifiers(message)

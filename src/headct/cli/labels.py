@@ -166,8 +166,14 @@ def bhsd(
 @commands.command("records")
 def records(
     diagnoses: Annotated[Path, typer.Argument(help="patient_id, code, date, system.")],
-    scans: Annotated[Path, typer.Option(help="patient_id, study_uid, date.")],
     out: Out,
+    scans: Annotated[
+        Path | None, typer.Option(help="Table of the scans: patient_id, study_uid, date.")
+    ] = None,
+    dicom: Annotated[
+        list[Path] | None,
+        typer.Option("--dicom", help="Instead of --scans: folder or archive with the scans."),
+    ] = None,
     rules: Annotated[
         str, typer.Option(help="TOML file of rules, or the name of those that come along.")
     ] = "ten-findings",
@@ -186,6 +192,7 @@ def records(
     seed: Seed = 0,
     site: Site = "records",
     key: Key = None,
+    work: Work = None,
 ) -> None:
     """Health records: diagnoses around the date of a scan become its labels, by rules.
 
@@ -193,18 +200,24 @@ def records(
 
     Example: headct labels records diagnoses.csv --scans scans.csv --out labels.csv
 
+    Of DICOM: headct labels records diagnoses.csv --dicom archive --out labels.csv
+
     Yours: headct labels records diagnoses.csv --scans scans.csv --rules mine.toml
            --why why.csv --store store --out labels.csv
     """
+    if (scans is None) == (dicom is None):
+        raise UsageError("give --scans or --dicom, one of them", remedy="they say who, and when")
     from headct.config import to_toml
     from headct.dicom.pseudonym import load_key
     from headct.labels.records import describe_reasons, read_records, write_reasons
     from headct.labels.rule import load_rules
+    from headct.labels.scan_dates import dates_of_dicom, dates_of_table
 
     chosen = load_rules(rules, overrides or ())
     if show_rules:
         typer.echo(to_toml(chosen))
-    found, reasons = read_records(diagnoses, scans, chosen, load_key(key))
+    dates = dates_of_table(scans) if scans else dates_of_dicom(dicom or [], work)
+    found, reasons = read_records(diagnoses, dates, chosen, load_key(key))
     typer.echo(f"{len(found.rows)} studies, and what decided:")
     for line in describe_reasons(found, reasons):
         typer.echo(line)

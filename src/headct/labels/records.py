@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -28,11 +26,12 @@ from headct.labels.rule import (
     decide,
     plain_code,
 )
+from headct.labels.scan_dates import ScanDates, calendar_day
 from headct.labels.table import Labelled, Row
 from headct.labels.vocabulary import Value, implied
 from headct.store.label_table import at_lines
 
-SCANS, DIAGNOSES = "the table of scans", "the table of diagnoses"
+DIAGNOSES = "the table of diagnoses"
 SYSTEMS: dict[str, System] = {"icd9": "icd9", "icd9cm": "icd9", "icd10": "icd10"}
 SYSTEMS |= {"icd10cm": "icd10", "icd10gm": "icd10", "icd10who": "icd10"}
 CONTACT = "contact"
@@ -42,46 +41,36 @@ Reasons = dict[str, dict[str, Reason]]
 """What decided, by study_id and finding."""
 
 
-@dataclass(frozen=True)
-class Scan:
-    """A row of the table of scans; `day` is that of the calendar."""
-
-    patient: str
-    day: int
-
-
 def read_records(
-    diagnoses: Path, scans: Path, rules: Rules, key: bytes
+    diagnoses: Path, scans: ScanDates, rules: Rules, key: bytes
 ) -> tuple[Labelled, Reasons]:
-    """One row per study of the table of scans, and what decided each label.
+    """One row per study, and what decided each label.
 
     Args:
         diagnoses: patient_id, code, date, system (ICD-9, ICD-10 or contact); more is not read.
-        scans: patient_id, study_uid, date; more is not read.
+        scans: the studies to label.
         rules: codes, windows and exclusions per finding.
         key: the secret of the pseudonyms.
 
     Raises:
         LabelError: rows without a value, of another form, or that contradict each other.
     """
-    studies, n_scans, n_doubled = _read_scans(scans)
-    patients = {scan.patient for scan in studies.values()}
+    patients = {scan.patient for scan in scans.studies.values()}
     histories, n_diagnoses, n_others = _read_histories(diagnoses, patients, rules)
     names = Pseudonymizer(key)
     rows, reasons = [], {}
-    for uid, scan in studies.items():
+    for uid, scan in scans.studies.items():
         values, why = _label(rules, histories.get(scan.patient), scan.day)
         study_id = names.study_id(uid)
         rows.append(Row(study_id, names.patient_id(scan.patient), values))
         reasons[study_id] = why
     counts = {
-        "rows of scans repeat an earlier one: read once": n_doubled,
         "diagnoses are of patients without a scan: not used": n_others,
         "patients with a scan have no diagnosis": len(patients - histories.keys()),
     }
     rows.sort(key=lambda row: row.name)
-    notes = [f"{n} {what}" for what, n in counts.items() if n]
-    return Labelled("study_id", rows, n_scans + n_diagnoses, notes), reasons
+    notes = [*scans.notes, *(f"{n} {what}" for what, n in counts.items() if n)]
+    return Labelled("study_id", rows, scans.n_read + n_diagnoses, notes), reasons
 
 
 def _label(
@@ -97,31 +86,6 @@ def _label(
         for name, (value, reason) in decided.items()
     }
     return values, why
-
-
-def _read_scans(path: Path) -> tuple[dict[str, Scan], int, int]:
-    studies: dict[str, Scan] = {}
-    bare: list[int] = []
-    odd: list[int] = []
-    contradicting: list[int] = []
-    n_rows = n_doubled = 0
-    for line, (patient, uid, date) in read_lines(path, SCANS, ("patient_id", "study_uid", "date")):
-        n_rows += 1
-        day = _day(date)
-        if not (patient and uid and date):
-            bare.append(line)
-        elif day is None:
-            odd.append(line)
-        else:
-            scan = Scan(patient_key(patient), day)
-            other = studies.setdefault(uid, scan)
-            n_doubled += other is not scan
-            if other != scan:
-                contradicting.append(line)
-    _refuse(SCANS, "without patient_id, study_uid or date", bare)
-    _refuse(SCANS, "with a date other than YYYY-MM-DD", odd)
-    _refuse(SCANS, "that contradicts an earlier one about its study", contradicting)
-    return studies, n_rows, n_doubled
 
 
 def _read_histories(
@@ -140,7 +104,7 @@ def _read_histories(
         n_rows += 1
         known = SYSTEMS.get(_plain(system))
         contact = _plain(system) == CONTACT
-        day = _day(date)
+        day = calendar_day(date)
         text = plain_code(known, code) if known else None
         if not (patient and date and system and (code or contact)):
             bare.append(line)
@@ -155,9 +119,9 @@ def _read_histories(
             history.last_day = max(history.last_day, day)
             if known and text and text.startswith(wanted[known]):
                 history.events.append(Event(day, known, text))
-    _refuse(DIAGNOSES, "without patient_id, code, date or system", bare)
-    _refuse(DIAGNOSES, "with a date other than YYYY-MM-DD", odd_dates)
-    _refuse(DIAGNOSES, "with a code that is none of ICD-9 or ICD-10, as the row says", odd_codes)
+    _refuse("without patient_id, code, date or system", bare)
+    _refuse("with a date other than YYYY-MM-DD", odd_dates)
+    _refuse("with a code that is none of ICD-9 or ICD-10, as the row says", odd_codes)
     return histories, n_rows, n_others
 
 
@@ -175,17 +139,9 @@ def _plain(system: str) -> str:
     return "".join(letter for letter in system.lower() if letter.isalnum())
 
 
-@cache
-def _day(date: str) -> int | None:
-    try:
-        return datetime.fromisoformat(date).toordinal()
-    except ValueError:
-        return None
-
-
-def _refuse(table: str, fault: str, lines: list[int]) -> None:
+def _refuse(fault: str, lines: list[int]) -> None:
     if lines:
-        raise LabelError(f"{table}: {at_lines(lines, 'row', fault)}", remedy="mend these rows")
+        raise LabelError(f"{DIAGNOSES}: {at_lines(lines, 'row', fault)}", remedy="mend these rows")
 
 
 def describe_reasons(labelled: Labelled, reasons: Reasons) -> list[str]:
