@@ -158,6 +158,10 @@ def test_doubled_rows(tmp_path):
 def test_tables_that_are_no_tables(tmp_path):
     fault(tmp_path, "no rows", [])
     fault(tmp_path, "more or fewer fields", [*rows_with(), "1.2.3,1"])
+    blank = rows_with(_8_1="left")
+    blank[3:3] = ["", ",,"]
+    fault(tmp_path, r"2 rows with nothing in it \(line 5, 6\)", blank)
+    fault(tmp_path, r"sdh: 1 value \(line 10\)", [*rows_with(_8_1="left"), "", ",,"])
     fault(tmp_path, "which scan", header="who,sdh,iph")
     fault(tmp_path, "no findings", ["1.2.0,a"], header="study_uid,site")
     fault(tmp_path, "without a name", header="study_uid,sdh,sdh")

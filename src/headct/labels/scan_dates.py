@@ -37,7 +37,7 @@ class ScanDates:
 
 @cache
 def calendar_day(date: str) -> int | None:
-    """The day of an ISO date (`2021-03-14`, `20210314`, with or without a time); None for others."""
+    """The day of an ISO date (2021-03-14, 20210314, with or without a time); None for others."""
     try:
         return datetime.fromisoformat(date).toordinal()
     except ValueError:

@@ -51,10 +51,15 @@ def _read_csv(path: Path) -> tuple[list[str], Rows]:
         ) from error
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
-    lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if any(line)]
+    lines = list(csv.reader(io.StringIO(text), delimiter=delimiter))
+    while lines and not any(lines[-1]):
+        lines.pop()
     if not lines:
         raise LabelError("the label table is empty", remedy="give a header and one row per scan")
     header = [name.strip() for name in lines[0]]
+    blank = [n for n, line in enumerate(lines[1:], 2) if not any(line)]
+    if blank:
+        raise LabelError(at_lines(blank, "row", "with nothing in it"), remedy="take them out")
     bad = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
     if bad:
         raise LabelError(
