@@ -15,8 +15,10 @@ from headct.dicom.reasons import Reason, Status
 from headct.dicom.spool import spooling
 from headct.errors import UsageError
 from headct.ingest.criteria import Criteria
+from headct.ingest.selection import by_study
 from headct.ingest.series import Item, Settings, Task, lost, process
 from headct.ingest.summary import write_summary
+from headct.ingest.worklist import Remote, remote_tasks, until_gone, with_known
 from headct.progress import tracking
 from headct.run import write_run_record
 from headct.store.writer import StoreWriter
@@ -52,6 +54,13 @@ class Tally:
         self.statuses[item["status"]] += 1
         self.reasons[item["status"], item["reason"] or ""] += 1
 
+    def discount(self, item: Item) -> None:
+        """Take back an item that is replaced."""
+        self.statuses[item["status"]] -= 1
+        self.reasons[item["status"], item["reason"] or ""] -= 1
+        self.reasons += Counter()  # without those that are zero now
+        self.n_known -= 1
+
     @property
     def n_seen(self) -> int:
         """All items."""
@@ -71,6 +80,7 @@ def ingest(
     key_file: Path | None = None,
     site: str | None = None,
     work: Path | None = None,
+    remote: Remote | None = None,
 ) -> Tally:
     """Turn folders and files into a store; what the store has already is not read again.
 
@@ -85,7 +95,9 @@ def ingest(
         jobs: processes; None for all cores, 0 to work in this process.
         key_file: the key of the pseudonyms; see `load_key`.
         site: name of the hospital, kept in the manifest.
-        work: folder that archives are unpacked into for the while; None for the system's own.
+        work: folder for what archives hold and a PACS sends, for the while; None for the system's
+            own for temporary files.
+        remote: studies of a PACS, to be taken as well.
 
     Returns:
         Counts over all items of the store, earlier runs included.
@@ -95,13 +107,19 @@ def ingest(
             with other criteria.
         StoreError: another writer is at work, or the store is damaged.
         MismatchError: the store was made with another preprocessing.
+        HeadctError: the PACS is not there, or has gone.
     """
     config = IngestConfig(preprocessing=preprocessing, criteria=criteria or Criteria())
     settings = Settings(preprocessing, config.criteria, load_key(key_file), site)
     names = Pseudonymizer(settings.key)
     jobs = cores() if jobs is None else jobs
-    with spooling(work, names.source_id(out.absolute())) as spool:
-        tasks = list_tasks(index_paths(sources, spool=spool, jobs=jobs), names)
+    with (
+        spooling(work, names.source_id(out.absolute())) as spool,
+        remote_tasks(remote, names, spool, jobs) as studies,
+    ):
+        index = index_paths(sources, spool=spool, jobs=jobs)
+        tasks = list_tasks(index, names) if sources else []
+        tasks += studies
         with StoreWriter(out, preprocessing) as writer:
             _require_same_criteria(out, config)
             tally = Tally()
@@ -152,8 +170,9 @@ def _run(
     tasks: Sequence[Task], settings: Settings, writer: StoreWriter, jobs: int, tally: Tally
 ) -> None:
     answered = {item["source"]: item for item in writer.items()}
+    tasks, failed = with_known(tasks, writer.items())
     fresh = [task for task in tasks if _is_fresh(task, answered.get(task.source))]
-    stale = {task.source for task in fresh} & answered.keys()
+    stale = ({task.source for task in fresh} | failed) & answered.keys()
     if stale:
         writer.forget(stale)
     owners: dict[str, str] = {}
@@ -161,14 +180,26 @@ def _run(
         tally.count(item)
         owners.setdefault(item["scan_id"], item["source"])
     tally.n_known = tally.n_seen
+    fresh = by_study(tasks, fresh, owners)
     results = run_in_order(partial(process, settings), fresh, jobs, partial(lost, settings))
     with tracking("ingest", total=len(fresh), unit="series and files") as tracker:
-        for outcome in results:
+        for outcome in until_gone(results):
             items = [_once(item, owners) for item in outcome.items]
+            again = {item["source"] for item in items} & answered.keys() - stale
+            if again:
+                _forget(again, writer, tally)
             writer.add(items, outcome.scans)
             for item in items:
                 tally.count(item)
             tracker.advance(1, str(tally))
+
+
+def _forget(sources: set[str], writer: StoreWriter, tally: Tally) -> None:
+    """Take out the lines of inputs whose new answer is here: a PACS had more images by now."""
+    for item in writer.items():
+        if item["source"] in sources:
+            tally.discount(item)
+    writer.forget(sources)
 
 
 def _is_fresh(task: Task, answer: Item | None) -> bool:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from headct.volume.read import to_volume
 from headct.volume.resample import closest_ras
 from headct.volume.volume import Volume
 
+if TYPE_CHECKING:
+    from headct.ingest.remote import RemoteStudy
+
 Row = dict[str, Any]
 Item = dict[str, Any]
 Found = tuple[Item, tuple[NDArray[np.int16], Row] | None]
@@ -44,7 +47,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """One input: a DICOM series, a NIfTI file, or a file that is neither.
+    """One input: a DICOM series, a NIfTI file, a file that is neither, or a study of a PACS.
 
     Attributes:
         source: pseudonymous name of the input; the key of its items.
@@ -52,7 +55,7 @@ class Task:
     """
 
     source: str
-    content: SeriesFiles | Path | FileOutcome = field(repr=False)
+    content: SeriesFiles | Path | FileOutcome | RemoteStudy = field(repr=False)
     n_files: int
 
 
@@ -72,6 +75,10 @@ def process(settings: Settings, task: Task) -> Outcome:
         found = [(_file_answer(content), None)]
     elif isinstance(content, Path):
         found = [_nifti(settings, content)]
+    elif not isinstance(content, SeriesFiles):
+        from headct.ingest.remote import process_study
+
+        return process_study(settings, task, content)
     else:
         plans = plan_stacks(content, min_slices=settings.criteria.min_slices)
         found = [_stack(settings, content, plan) for plan in plans]
