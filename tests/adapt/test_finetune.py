@@ -15,6 +15,7 @@ from headct.adapt.finetune import FinetuneConfig, run_finetune
 from headct.adapt.network import EncoderNet, ReadoutHead, layer_scale_of
 from headct.adapt.probe import ProbeConfig, run_probe
 from headct.adapt.readout import fit_readout
+from headct.adapt.resnets import ResnetConfig
 from headct.adapt.scoring import score_store, scorer
 from headct.adapt.start import Start, probe_head
 from headct.adapt.supervise import Averaged, SuperviseOptim, known_label_loss, positive_weights
@@ -28,7 +29,14 @@ from headct.store.store import open_store
 
 from .conftest import GRID, TINY
 
-CONFIG = FinetuneConfig(steps=6, batch=4, checkpoint_every=2, precision="fp32", threads=1)
+CONFIG = FinetuneConfig(
+    steps=6,
+    batch=4,
+    checkpoint_every=2,
+    precision="fp32",
+    threads=1,
+    resnet=ResnetConfig(depth=10),
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +63,11 @@ def predictions(folder):
     return pq.read_table(folder / "predictions.parquet").to_pylist()
 
 
-@pytest.mark.parametrize("kind", ["bundle", "vit", "cnn3d"])
+@pytest.mark.parametrize("kind", ["bundle", "vit", "cnn3d", "resnet3d", "slices2d"])
 def test_a_task_scores_volumes_as_its_predictions_say(tmp_path, store, labels, bundle, kind):
-    start = Start(kind, None if kind == "cnn3d" else bundle)
+    if kind in ("resnet3d", "slices2d"):
+        pytest.importorskip("monai", reason="the extra `baselines` is not installed")
+    start = Start(kind, bundle if kind in ("bundle", "vit") else None)
     folder = finetuned(tmp_path, store, labels, start)
     task = load_task(folder)
     shown = labels.take(np.flatnonzero(labels.split != "train"))

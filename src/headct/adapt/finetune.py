@@ -15,13 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headct.adapt.batches import LabelledScans
-from headct.adapt.cnn import Cnn3d, CnnConfig
+from headct.adapt.cnn import CnnConfig
 from headct.adapt.lora import LoraConfig, add_lora, fold_lora
 from headct.adapt.network import VECTORS, EncoderNet
 from headct.adapt.operating import OperatingConfig, calibrate, settle
 from headct.adapt.predictions import to_predictions, write_predictions
 from headct.adapt.probe import ProbeConfig, draw_train, require_trainable
+from headct.adapt.resnets import ResnetConfig
 from headct.adapt.scoring import score_store, scorer
+from headct.adapt.scratch import NETWORKS
 from headct.adapt.start import Start
 from headct.adapt.supervise import METRICS, SuperviseConfig, positive_weights, supervise
 from headct.adapt.task import (
@@ -42,7 +44,7 @@ from headct.store.labels import Labels
 from headct.store.store import Store
 from headct.train.runtime import start_runtime
 
-KINDS = {"bundle": "finetune", "vit": "scratch-vit", "cnn3d": "scratch-cnn3d"}
+KINDS = {"bundle": "finetune", "vit": "scratch-vit"} | {n: f"scratch-{n}" for n in NETWORKS}
 
 
 class FinetuneConfig(SuperviseConfig):
@@ -53,9 +55,17 @@ class FinetuneConfig(SuperviseConfig):
     probe: ProbeConfig = ProbeConfig()
     """How the head is fitted on frozen features before a bundle is fine-tuned."""
     cnn: CnnConfig = CnnConfig()
-    """Architecture of the convolutional network."""
+    """Architecture of the small convolutional network."""
+    resnet: ResnetConfig = ResnetConfig()
+    """Architecture of resnet3d and slices2d."""
     lora: LoraConfig = LoraConfig()
     """Low-rank changes to a bundle's encoder instead of training all of it."""
+
+    def network(self, kind: str) -> dict[str, Any]:
+        """Architecture of a network of NETWORKS; empty for encoders."""
+        if kind not in NETWORKS:
+            return {}
+        return (self.cnn if kind == "cnn3d" else self.resnet).model_dump(mode="json")
 
 
 def run_finetune(
@@ -97,7 +107,9 @@ def run_finetune(
     if config.lora.rank and start.kind != "bundle":
         raise UsageError("LoRA changes a trained encoder", remedy="give --bundle")
     with start_runtime(config.precision, config.threads) as runtime:
-        net = start.build(store, fitted, config.probe, config.cnn, config.token_fraction, seed)
+        net = start.build(
+            store, fitted, config.probe, config.network(start.kind), config.token_fraction, seed
+        )
         if config.lora.rank:
             assert isinstance(net, EncoderNet)
             add_lora(net.encoder, config.lora, seed)
@@ -129,8 +141,7 @@ def shift_bias(net: nn.Module, by: Tensor) -> None:
     A weight w on the positives raises the best logit by log w wherever a scan lies: the head starts
     that much higher and is taken back at the end, so that its scores are probabilities.
     """
-    assert isinstance(net, EncoderNet | Cnn3d)
-    net.head.bias.add_(by)
+    net.get_parameter("head.bias").add_(by)
 
 
 def _identity(
@@ -167,24 +178,23 @@ def _info(
             "findings": labels.findings,
             "thresholds": dict.fromkeys(labels.findings),
             **config.probe.model_dump(include=set(OperatingConfig.model_fields)),
-            "source": "none" if start.kind == "cnn3d" else "encoder",
-            "vectors": () if start.kind == "cnn3d" else VECTORS,
+            "source": "none" if start.kind in NETWORKS else "encoder",
+            "vectors": () if start.kind in NETWORKS else VECTORS,
             "bundle_hash": start.bundle_hash,
             "preprocessing": store.preprocessing.model_dump(exclude={"hash"}),
             "n_train": n_train,
             "n_positive": n_positive,
             "seed": seed,
-            "network": config.cnn.model_dump(mode="json") if start.kind == "cnn3d" else {},
+            "network": config.network(start.kind),
         }
     )
 
 
 def _save_net(folder: Path, net: nn.Module, info: TaskInfo) -> None:
-    if isinstance(net, Cnn3d):
+    if not isinstance(net, EncoderNet):
         weights = {name: w.detach().contiguous() for name, w in net.state_dict().items()}
         save_file(weights, folder / HEAD)
         return
-    assert isinstance(net, EncoderNet)
     save_head(folder, *net.head.export())
     provenance = {"trained by": f"headct finetune ({info.method})", "starts from": info.bundle_hash}
     save_bundle(folder / BUNDLE, net.encoder, info.preprocessing, provenance)

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
-from headct.adapt.cnn import Cnn3d, CnnConfig
 from headct.adapt.features import Vectors
 from headct.adapt.floors import blocks, histogram
 from headct.adapt.operating import calibrate
 from headct.adapt.predictions import DECIMALS
+from headct.adapt.scratch import NETWORKS, build_network
 from headct.adapt.task import BUNDLE, HEAD, Task
 from headct.errors import CheckpointError, MismatchError, UsageError
 from headct.model.bundle import load_bundle, load_strictly
@@ -49,8 +50,8 @@ def scorer(task: Task, bundle: Bundle | None = None) -> Score:
             f"the task was made with bundle {info.bundle_hash}, not {bundle.hash}",
             remedy="give the bundle that the task names in task.json",
         )
-    if info.kind == "scratch-cnn3d":
-        return _rounded(_cnn_scorer(task))
+    if info.kind.removeprefix("scratch-") in NETWORKS:
+        return _rounded(_network_scorer(task))
     if (task.folder / BUNDLE).is_dir():
         bundle = load_bundle(task.folder / BUNDLE)
     if info.kind == "attentive":
@@ -136,17 +137,18 @@ def _attentive_scorer(task: Task, bundle: Bundle | None) -> Score:
     return lambda hu: calibrate(score_tokens(head, encode(hu)), info.findings, info.temperatures)
 
 
-def _cnn_scorer(task: Task) -> Score:
-    net = Cnn3d(CnnConfig.model_validate(task.info.network), len(task.info.findings)).eval()
+def _network_scorer(task: Task) -> Score:
+    kind = task.info.kind.removeprefix("scratch-")
+    net = build_network(kind, task.info.network, len(task.info.findings)).eval()
     try:
         load_strictly(net, load_file(task.folder / HEAD), "the task")
     except (SafetensorError, OSError) as error:
         raise CheckpointError("the task is damaged", remedy="make it again") from error
-    info, score = task.info, cnn_scores(net)
+    info, score = task.info, network_scores(net)
     return lambda hu: calibrate(score(hu), info.findings, info.temperatures)
 
 
-def cnn_scores(net: Cnn3d) -> Score:
+def network_scores(net: nn.Module) -> Score:
     """Scores by a network, a scan at a time so that they do not depend on the company."""
 
     def score(hu: Hu) -> NDArray[np.float64]:

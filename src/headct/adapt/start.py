@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from headct.adapt.cnn import Cnn3d, CnnConfig
 from headct.adapt.features import FeatureTable, Vectors
 from headct.adapt.logistic import Logistic
 from headct.adapt.network import EncoderNet, ReadoutHead, blank_readout, layer_scale_of
 from headct.adapt.probe import ProbeConfig, fit_head
 from headct.adapt.readout import fit_readout
 from headct.adapt.scoring import encoder_vectors
+from headct.adapt.scratch import NETWORKS, build_network
 from headct.errors import UsageError
 from headct.model.embed import Bundle
 from headct.model.encoder import ENCODERS, EncoderConfig, ViT3D
@@ -26,7 +26,7 @@ from headct.store.labels import Labels
 from headct.store.store import Store
 from headct.volume.preprocessing import PRESETS, Preprocessing
 
-Kind = Literal["bundle", "vit", "cnn3d"]
+Kind = Literal["bundle", "vit", "cnn3d", "resnet3d", "slices2d"]
 SCANS_AT_ONCE = 16
 
 
@@ -35,7 +35,7 @@ class Start:
     """What training starts from.
 
     Attributes:
-        kind: a bundle, a new ViT, or a new 3D convolutional network.
+        kind: a bundle, a new ViT, or a new convolutional network.
         bundle: the encoder; of a new ViT its architecture, where given.
     """
 
@@ -57,7 +57,7 @@ class Start:
         store: Store,
         labels: Labels,
         probe: ProbeConfig,
-        cnn: CnnConfig,
+        network: dict[str, Any],
         token_fraction: float,
         seed: int,
     ) -> nn.Module:
@@ -67,14 +67,15 @@ class Start:
             store: of the scans.
             labels: of the training scans alone.
             probe: how the head of a bundle is fitted on its frozen features first.
-            cnn: architecture of a new convolutional network.
+            network: architecture of a new convolutional network.
             token_fraction: share of tokens that a ViT computes in training.
             seed: of new weights and of the folds of the probe.
         """
         torch.manual_seed(seed)
-        if self.kind == "cnn3d":
-            net = Cnn3d(cnn, len(labels.findings))
-            net.head.bias.data = torch.from_numpy(log_odds(labels.values)).float()
+        if self.kind in NETWORKS:
+            net = build_network(self.kind, network, len(labels.findings))
+            bias = net.get_parameter("head.bias")
+            bias.data = torch.from_numpy(log_odds(labels.values)).float()
             return net
         if self.kind == "vit":
             encoder = ViT3D(self._architecture(store.preprocessing))

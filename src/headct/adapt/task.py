@@ -49,7 +49,16 @@ class TaskInfo(Config):
 
     format_version: int = FORMAT_VERSION
     kind: Literal[
-        "probe", "knn", "attentive", "fewshot", "finetune", "lora", "scratch-vit", "scratch-cnn3d"
+        "probe",
+        "knn",
+        "attentive",
+        "fewshot",
+        "finetune",
+        "lora",
+        "scratch-vit",
+        "scratch-cnn3d",
+        "scratch-resnet3d",
+        "scratch-slices2d",
     ]
     method: str
     """Name in tables and plots."""

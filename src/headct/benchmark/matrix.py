@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from headct.adapt.attentive import AttentiveConfig, run_attentive
 from headct.adapt.embed import embed_source
@@ -24,11 +24,11 @@ from headct.adapt.fewshot import FewshotConfig, run_fewshot
 from headct.adapt.finetune import FinetuneConfig, run_finetune
 from headct.adapt.knn import KnnConfig
 from headct.adapt.probe import ProbeConfig, run_probe
-from headct.adapt.start import Start
+from headct.adapt.start import Kind, Start
 from headct.adapt.task import TASK_JSON
 from headct.adapt.token_table import read_tokens, write_tokens
 from headct.atomic import write_json
-from headct.benchmark.spec import ON_VECTORS, BenchmarkSpec, EncoderSpec, Job
+from headct.benchmark.spec import ON_VECTORS, SCRATCH, BenchmarkSpec, EncoderSpec, Job
 from headct.config import Config, apply_overrides, check, load_recipe
 from headct.dicom.pseudonym import load_key
 from headct.errors import HeadctError
@@ -41,7 +41,6 @@ from headct.workers import run_in_order
 
 C = TypeVar("C", bound=Config)
 RECIPES = "headct.adapt.recipes"
-KIND_OF = {"finetune": "bundle", "lora": "bundle", "scratch-vit": "vit", "scratch-cnn3d": "cnn3d"}
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _make(spec: BenchmarkSpec, out: Path, job: Job, store: Store, labels: Labels
     folder, n_labels, seed = out / "tasks" / job.name, job.n_labels or None, job.seed
     folder.parent.mkdir(parents=True, exist_ok=True)
     verb, given, name = method.verb, method.set, job.series
-    if verb in KIND_OF:
+    if verb in SCRATCH or verb in ("finetune", "lora"):
         start = _start(spec, job)
         recipe: str | Path = method.recipe or ("lora" if verb == "lora" else start.kind)
         config = load_recipe(recipe, FinetuneConfig, given, builtin=RECIPES)
@@ -213,8 +212,9 @@ def _start(spec: BenchmarkSpec, job: Job) -> Start:
     verb = spec.methods[job.method].verb
     if job.encoder is not None:
         return Start("bundle", load_bundle(_bundle_of(spec, job.encoder)))
-    if verb == "scratch-cnn3d":
-        return Start("cnn3d")
+    kind = cast(Kind, verb.removeprefix("scratch-"))
+    if kind != "vit":
+        return Start(kind)
     bundles = [e.bundle for e in spec.encoders.values() if e.bundle]
     return Start("vit", load_bundle(bundles[0]) if bundles else None)
 

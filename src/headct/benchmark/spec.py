@@ -21,9 +21,11 @@ Verb = Literal[
     "lora",
     "scratch-vit",
     "scratch-cnn3d",
+    "scratch-resnet3d",
+    "scratch-slices2d",
 ]
 ON_VECTORS = ("probe", "knn", "fewshot")
-SCRATCH = ("scratch-vit", "scratch-cnn3d")
+SCRATCH = ("scratch-vit", "scratch-cnn3d", "scratch-resnet3d", "scratch-slices2d")
 
 
 class EncoderSpec(Config):
@@ -54,7 +56,7 @@ class MethodSpec(Config):
     """How a detector is made from features or weights."""
 
     verb: Verb
-    """probe, knn, attentive, fewshot, finetune, lora, scratch-vit or scratch-cnn3d."""
+    """On features (probe to fewshot), on the weights of a bundle, or from new weights."""
     recipe: Path | None = None
     """TOML recipe of a fine-tuning; none: the one made for the start."""
     set: tuple[str, ...] = ()

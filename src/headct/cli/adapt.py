@@ -41,6 +41,8 @@ class Scratch(StrEnum):
 
     vit = "vit"
     cnn3d = "cnn3d"
+    resnet3d = "resnet3d"
+    slices2d = "slices2d"
 
 
 StorePath = Annotated[Path, typer.Option("--store", help="Store that the labels are about.")]
@@ -235,8 +237,7 @@ def finetune(
     from headct.config import load_recipe
     from headct.model.bundle import load_bundle
 
-    new: dict[Scratch | None, Kind] = {None: "bundle", Scratch.vit: "vit", Scratch.cnn3d: "cnn3d"}
-    kind = new[from_scratch]
+    kind: Kind = "bundle" if from_scratch is None else from_scratch.value
     name = "lora" if lora and kind == "bundle" else kind
     given = [*([f"lora.rank={lora}"] if lora else []), *(settings or [])]
     config = load_recipe(recipe or name, FinetuneConfig, given, builtin=RECIPES)

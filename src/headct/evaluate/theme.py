@@ -21,6 +21,8 @@ METHOD_NAMES = {
     "knn": "Frozen encoder + kNN",
     "scratch-vit": "ViT from scratch",
     "scratch-cnn3d": "3D CNN from scratch",
+    "scratch-resnet3d": "3D ResNet from scratch",
+    "scratch-slices2d": "2D ResNet over slices from scratch",
     "probe-histogram": "HU histogram + probe",
     "probe-blocks": "Block means + probe",
     "probe-random-init": "Random encoder + probe",
