@@ -178,7 +178,8 @@ def _run(
     owners: dict[str, str] = {}
     for item in writer.items():
         tally.count(item)
-        owners.setdefault(item["scan_id"], item["source"])
+        if item["scan_id"] is not None:
+            owners.setdefault(item["scan_id"], item["source"])
     tally.n_known = tally.n_seen
     fresh = by_study(tasks, fresh, owners)
     results = run_in_order(partial(process, settings), fresh, jobs, partial(lost, settings))

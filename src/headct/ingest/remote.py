@@ -14,7 +14,7 @@ from headct.dicom.index import Index, index_paths
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.dicom.reasons import Reason
 from headct.errors import HeadctError
-from headct.ingest.series import Item, Outcome, Settings, Task, process
+from headct.ingest.series import Item, Outcome, Settings, StudySeries, Task, process
 from headct.pacs.address import Pacs
 from headct.pacs.connection import (
     Connection,

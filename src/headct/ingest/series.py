@@ -55,8 +55,43 @@ class Task:
     """
 
     source: str
-    content: SeriesFiles | Path | FileOutcome | RemoteStudy = field(repr=False)
+    content: SeriesFiles | Path | FileOutcome | RemoteStudy | StudySeries = field(repr=False)
     n_files: int
+
+    @property
+    def study_uid(self) -> str:
+        """Of a DICOM series; empty for other inputs."""
+        return self.content.study_uid if isinstance(self.content, SeriesFiles) else ""
+
+    @property
+    def series(self) -> SeriesFiles:
+        """The DICOM series that this task is about.
+
+        Raises:
+            TypeError: it is about something else.
+        """
+        if not isinstance(self.content, SeriesFiles):
+            raise TypeError("the task is about no DICOM series")
+        return self.content
+
+    def plans(self, settings: Settings) -> list[StackPlan | Refusal]:
+        """The volumes of a DICOM series, or why there is none."""
+        return plan_stacks(self.series, min_slices=settings.criteria.min_slices)
+
+
+@dataclass(frozen=True)
+class StudySeries:
+    """The series of one study, which are decided together.
+
+    Attributes:
+        tasks: one per series.
+        known: sources among them that have an answer, and come along for their twins.
+        stored: scans of this study that the store has; they stay.
+    """
+
+    tasks: tuple[Task, ...]
+    known: frozenset[str] = frozenset()
+    stored: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,29 +105,36 @@ class Outcome:
 def process(settings: Settings, task: Task) -> Outcome:
     """Read, check and resample one input; never raises for bad input."""
     content = task.content
-    found: list[Found]
+    if isinstance(content, SeriesFiles):
+        content = StudySeries((task,))
+    if isinstance(content, StudySeries):
+        from headct.ingest.selection import process_together
+
+        return process_together(settings, content)
     if isinstance(content, FileOutcome):
-        found = [(_file_answer(content), None)]
+        answer, scan = _file_answer(content), None
     elif isinstance(content, Path):
-        found = [_nifti(settings, content)]
-    elif not isinstance(content, SeriesFiles):
+        answer, scan = _nifti(settings, content)
+    else:
         from headct.ingest.remote import process_study
 
         return process_study(settings, task, content)
-    else:
-        plans = plan_stacks(content, min_slices=settings.criteria.min_slices)
-        found = [_stack(settings, content, plan) for plan in plans]
-    items = [_item(settings, task, answer) for answer, _ in found]
-    return Outcome(items, [scan for _, scan in found if scan is not None])
+    return Outcome([item_of(settings, task, answer)], [] if scan is None else [scan])
 
 
 def lost(settings: Settings, task: Task) -> Outcome:
     """The outcome of an input whose worker died on it."""
     message = "the process that read it was killed or ran out of memory"
-    return Outcome([_item(settings, task, _refused((Reason.UNREADABLE, message)))], [])
+    content = task.content
+    tasks: tuple[Task, ...] = (task,)
+    if isinstance(content, StudySeries):
+        tasks = tuple(t for t in content.tasks if t.source not in content.known)
+    answer = _refused((Reason.UNREADABLE, message))
+    return Outcome([item_of(settings, each, answer) for each in tasks], [])
 
 
-def _item(settings: Settings, task: Task, answer: Item) -> Item:
+def item_of(settings: Settings, task: Task, answer: Item) -> Item:
+    """The whole line of an input from what was answered."""
     series, study = None, None
     if isinstance(task.content, SeriesFiles):
         names, content = Pseudonymizer(settings.key), task.content
@@ -126,11 +168,17 @@ def _refused(fault: Fault) -> Item:
     return {"status": "refused", "reason": str(reason), "message": message or reason.meaning}
 
 
-def _stack(settings: Settings, series: SeriesFiles, plan: StackPlan | Refusal) -> Found:
+def early_faults(settings: Settings, plan: StackPlan) -> list[Fault]:
+    """What the headers of a volume say against it."""
+    flags = [(flag, "") for flag in plan.flags]
+    return flags + check_header(plan.headers, plan.grid.step_mm, settings.criteria)
+
+
+def read_scan(settings: Settings, series: SeriesFiles, plan: StackPlan | Refusal) -> Found:
+    """Read a planned volume, look at it, bring it to the grid; or say why not."""
     if isinstance(plan, Refusal):
         return _refused((reason_of(plan), plan.message)), None
-    early = [(flag, "") for flag in plan.flags]
-    early += check_header(plan.headers, plan.grid.step_mm, settings.criteria)
+    early = early_faults(settings, plan)
     refused = decide(early, settings.criteria).refused
     if refused is not None:
         return _refused(refused), None
@@ -150,7 +198,7 @@ def _stack(settings: Settings, series: SeriesFiles, plan: StackPlan | Refusal) -
         "modality": header.modality,
         "manufacturer": header.manufacturer or None,
         "model": header.model or None,
-        "kernel": header.kernel or None,
+        "kernel": header.kernel_shown or None,
         "kvp": header.kvp,
         "slice_thickness_mm": header.slice_thickness_mm,
         "age_years": header.age_years,
@@ -199,6 +247,8 @@ def _canonical(settings: Settings, volume: Volume, row: Row, early: Iterable[Fau
         "n_slices": hu.shape[0],
         "affine_zyx": canonical.affine_zyx,
         "provenance": json.dumps(canonical.provenance),
+        "same_scan": row["scan_id"],
+        "criteria": settings.criteria.hash,
     }
     answer: Item = {"status": row["status"], "scan_id": row["scan_id"], "flags": flags}
     if flags:

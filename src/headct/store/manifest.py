@@ -41,13 +41,20 @@ SCHEMA = pa.schema(
         pa.field("sex", pa.string()),
         pa.field("affine_zyx", _FLOATS, nullable=False),
         pa.field("provenance", pa.string()),
+        pa.field("same_scan", pa.string()),
+        pa.field("criteria", pa.string()),
     ]
 )
 """Columns of manifest.parquet.
 
 `row` is the index in hu.zarr. `spacing_mm_zyx`, `shape_zyx` and `n_slices` are those of the native
 series; `affine_zyx` (16 numbers) takes canonical voxels to world millimetres. `provenance` is JSON.
+`same_scan` is equal for all reconstructions of one acquisition: the scan_id of the best of them.
+`criteria` is the hash of the criteria that let the scan in.
 """
+
+
+LATER = frozenset({"same_scan", "criteria"})
 
 
 def plain_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +113,9 @@ def read_manifest(path: Path) -> pa.Table:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path.name} cannot be read", remedy="restore it from a copy") from error
+    for column in SCHEMA.names[table.num_columns :]:  # older stores lack the last ones
+        if column in LATER:
+            table = table.append_column(column, pa.nulls(table.num_rows))
     if table.column_names != SCHEMA.names:
         raise StoreError(f"{path.name} has other columns than this format", remedy="ingest again")
     return table.cast(SCHEMA)
