@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing.connection import wait
 from typing import NoReturn, TypeVar
 
@@ -42,6 +43,18 @@ def worker_died(_task: object) -> NoReturn:
     )
 
 
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """As in a worker: the last bit of a matrix product depends on the number of threads."""
+    with _libraries().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
 def run_in_order(
     function: Callable[[T], R],
     tasks: Sequence[T],
@@ -60,10 +73,8 @@ def run_in_order(
         lost: the result of a task that kills its worker; by default an error.
     """
     if jobs == 0:
-        libraries = ThreadpoolController()
         for task in tasks:
-            # as in a worker: the last bit of a matrix product depends on the number of threads
-            with libraries.limit(limits=1, user_api="blas"):
+            with one_blas_thread():
                 result = function(task)
             yield result
         return

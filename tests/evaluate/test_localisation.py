@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from headct.adapt.finetune import FinetuneConfig, run_finetune
@@ -128,6 +129,7 @@ def world(tmp_path_factory):
         spacing_mm_zyx=GRID.spacing_mm_zyx,
         n_tokens=64,
     )
+    torch.manual_seed(0)
     save_bundle(folder / "bundle", ViT3D(config), GRID)
     store = open_store(folder / "store")
     labels = read_labels(folder / "labels.csv", store.manifest)

@@ -208,7 +208,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("moment", "stop"), [(1, "SIGKILL"), (6, "SIGKILL"), (8, "SIGINT")])
+@pytest.mark.parametrize(("moment", "stop"), [(1, "SIGKILL"), (6, "SIGKILL"), (7, "SIGINT")])
 def test_stopped_at_any_moment_the_same_command_goes_on(
     store: Path, archive: Path, key_file: Path, tmp_path: Path, moment: int, stop: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""One scan of each acquisition, whatever the order of its files; the others say whose twins they are."""
+"""One scan of each acquisition, whatever the order of its files; the others name their twins."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from headct.cli.app import app
 from headct.errors import LabelError
+from headct.ingest.criteria import Criteria
 from headct.ingest.pipeline import ingest
 from headct.phantom.decoys import HeadSeries
 from headct.store.store import Store, open_store
@@ -45,7 +46,8 @@ def write_slices(folder: Path, series: HeadSeries, name: Callable[[int], str]) -
 
 
 def store_of(source: Path, out: Path, key_file: Path) -> Store:
-    ingest([source], out, PRESETS["demo"], jobs=0, key_file=key_file)
+    every = Criteria(keep="all")
+    ingest([source], out, PRESETS["demo"], jobs=0, key_file=key_file, criteria=every)
     return open_store(out)
 
 

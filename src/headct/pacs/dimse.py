@@ -156,18 +156,25 @@ class Dimse:
             roles = [build_role(kind, scp_role=True) for kind, _ in STORED]
         else:
             contexts.append(build_context(Move, PLAIN))
+        opened: list[evt.Event] = []
         association = self.ae.associate(
             self.pacs.host,
             self.pacs.port,
             contexts=contexts,
             ae_title=self.pacs.called,
             ext_neg=roles,
-            evt_handlers=[(evt.EVT_C_STORE, self._keep), (evt.EVT_CONN_OPEN, without_delay)],
+            evt_handlers=[
+                (evt.EVT_C_STORE, self._keep),
+                (evt.EVT_CONN_OPEN, without_delay),
+                (evt.EVT_CONN_OPEN, opened.append),
+            ],
         )
         if association.is_rejected:
             raise TransferError("it rejects our AE title, or does not have the one we call")
         if not association.is_established:
-            raise TransferError("no connection", gone=True)
+            # some say no by hanging up, and a hang-up may overtake the no
+            told = "it hangs up; it may not know our AE title" if opened else "no connection"
+            raise TransferError(told, gone=True)
         self._association = association
         return association
 

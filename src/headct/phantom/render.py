@@ -31,6 +31,7 @@ from headct.phantom.scan import (
 from headct.phantom.scanner import Grid, apply_scanner, paint_table
 from headct.phantom.truth import describe
 from headct.volume.volume import AIR_HU, MAX_HU, MIN_HU
+from headct.workers import one_blas_thread
 
 __all__ = [
     "Rendered",
@@ -72,6 +73,7 @@ class Rendered:
     truth: dict[str, Any]
 
 
+@one_blas_thread()
 def render_scan(
     spec: ScanSpec,
     shape_zyx: tuple[int, int, int],
