@@ -34,6 +34,18 @@ def test_a_table_of_another_encoder_is_taken(tmp_path):
     table = read_features(tmp_path / "f.parquet")
     assert table.source == "external"
     np.testing.assert_array_equal(table.vectors["embedding"], [[1, 2], [3, 4]])
+    np.savez(tmp_path / "f.npz", scan_id=["a", "b"], embedding=[[1.0, 2.0], [3.0, 4.0]])
+    table = read_features(tmp_path / "f.npz")
+    assert (table.source, list(table.scan_id)) == ("external", ["a", "b"])
+    np.testing.assert_array_equal(table.vectors["embedding"], [[1, 2], [3, 4]])
+
+
+def test_an_npz_that_holds_objects_or_unequal_arrays_is_refused(tmp_path):
+    np.savez(tmp_path / "o.npz", scan_id=np.array(["a", "b"], object), v=[[1.0], [2.0]])
+    np.savez(tmp_path / "u.npz", scan_id=["a", "b"], v=[[1.0], [2.0], [3.0]])
+    for name in ("o.npz", "u.npz"):
+        with pytest.raises(UsageError, match="not a feature table"):
+            read_features(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +55,7 @@ def test_a_table_of_another_encoder_is_taken(tmp_path):
         ({"scan": ["a", "b"], "v": [[1.0], [2.0]]}, "no column scan_id"),
         ({"scan_id": ["a", "a"], "v": [[1.0], [2.0]]}, "twice"),
         ({"scan_id": ["a", "b"], "v": [[1.0], [2.0, 3.0]]}, "unequal length"),
+        ({"scan_id": ["a", "b"], "v": [[1.0], [float("nan")]]}, "1 rows of v hold NaN"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, columns, match):

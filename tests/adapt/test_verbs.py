@@ -79,13 +79,16 @@ def test_finetune_with_settings(world, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (("embed", "S", "--out", "f"), "give --bundle or --floor"),
-        (("embed", "S", "--out", "f", "--floor", "blocks", "--random-init", 1), "--random-init"),
+        (("embed", "S", "--out", "f"), "give one of --bundle, --encoder"),
+        (("embed", "S", "--out", "f", "--floor", "blocks", "--random-init", 1), "no weights"),
         (("finetune", "--store", "S", "--labels", "L", "--out", "t"), "give --bundle or"),
         (("probe", "--features", "F", *("--set", "n_fold=3")), "did you mean n_folds"),
         (("fewshot", "--features", "F", "--shots", "5,x"), "shots"),
         (("probe", "--features", "F", "--findings", "edh"), "no column for edh"),
         (("probe", "--features", "F", "--n-labels", 500), "has 20"),
+        (("embed", "S", "--encoder", "merlin", "--out", "f"), "merlin wants its weights"),
+        (("embed", "S", "--encoder", "ct-fm", "--weights", "w", "--out", "f"), "no such weight"),
+        (("embed", "S", "--floor", "blocks", "--weights", "w", "--out", "f"), "with --encoder"),
     ],
 )
 def test_wrong_use_is_said_and_nothing_is_written(world, features, tmp_path, arguments, fault):

@@ -236,7 +236,7 @@ def test_a_job_that_cannot_be_done_is_named_and_the_others_count(world, bench, t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ('[encoders.x]\nfloor = "histogram"\nbundle = "b"\n', "one of bundle, floor and features"),
+        ('[encoders.x]\nfloor = "histogram"\nbundle = "b"\n', "one of bundle, encoder, floor and"),
         ('[encoders.x]\nfloor = "histogram"\nrandom_init = 0\n', "random_init goes with a bundle"),
         ('[encoders."Bad Name"]\nfloor = "histogram"\n', "Bad Name"),
         ("[methods.y]\nverb = 'magic'\n", "methods.y.verb"),

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from headct.adapt.features import FeatureTable, tabulate, write_features
+from headct.adapt.foreign import ForeignEncoder
 from headct.adapt.scoring import featuriser
 from headct.dicom.reasons import Status
 from headct.errors import Refusal, UsageError
@@ -57,6 +58,25 @@ def embed_source(
             raise _nothing_taken(tally)
         write_features(out, _embed(store, kind, bundle, init_seed))
     return tally
+
+
+def embed_foreign(source: Path, out: Path, encoder: ForeignEncoder, *, init_seed: int = 0) -> None:
+    """Write the feature table of a store by an encoder of other authors.
+
+    Raises:
+        StoreError: the source is no store.
+    """
+    store = open_store(source)
+    spacing_mm_zyx = store.preprocessing.spacing_mm_zyx
+    table = tabulate(
+        store,
+        lambda hu: encoder.vectors(hu, spacing_mm_zyx),
+        source=encoder.source,
+        bundle_hash=encoder.hash,
+        init_seed=init_seed,
+        batch_scans=1,
+    )
+    write_features(out, table)
 
 
 def _nothing_taken(tally: Tally) -> Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,18 +135,20 @@ def write_features(path: Path, table: FeatureTable) -> None:
 def read_features(path: Path) -> FeatureTable:
     """Read a feature table.
 
-    A table from elsewhere (any Parquet with `scan_id` and fixed-size or equally long lists of
-    numbers) is taken too: that is how the embeddings of another encoder enter.
+    A table from elsewhere is taken too, which is how the embeddings of any other encoder enter:
+    Parquet with `scan_id` and lists of numbers of one length, or NPZ with `scan_id` [n] and arrays
+    [n d].
 
     Raises:
         UsageError: no such file, no Parquet, no vectors, vectors of unequal length, doubled scans.
         MismatchError: rows that come from different weights or preprocessings.
     """
     try:
-        data = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        data = _from_npz(path) if path.suffix == ".npz" else pq.read_table(path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{path.name!r} is not a feature table", remedy="make one with `headct embed`"
+            f"{path.name!r} is not a feature table",
+            remedy="make one with `headct embed`, or give Parquet or NPZ",
         ) from error
     if "scan_id" not in data.column_names:
         raise UsageError("the feature table has no column scan_id", remedy="name the scans")
@@ -163,6 +166,21 @@ def read_features(path: Path) -> FeatureTable:
         bundle_hash=_only(data, "bundle_hash"),
         preprocessing_hash=_only(data, "preprocessing_hash"),
         init_seed=about.get("init_seed", 0),
+    )
+
+
+def _from_npz(path: Path) -> pa.Table:
+    """Arrays as columns; nothing pickled is read."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    lengths = {len(values) if values.ndim else 0 for values in arrays.values()}
+    if len(lengths) > 1 or any(values.ndim > 2 for values in arrays.values()):
+        raise ValueError("arrays [n] and [n d] of one n are wanted")
+    return pa.table(
+        {
+            name: pa.array(values.tolist() if values.ndim == 1 else list(values))
+            for name, values in arrays.items()
+        }
     )
 
 
@@ -190,6 +208,10 @@ def _matrix(data: pa.Table, name: str) -> NDArray[np.float32]:
     lengths = np.diff(column.offsets.to_numpy()) if pa.types.is_list(column.type) else []
     if len(set(np.asarray(lengths).tolist())) > 1 or column.null_count:
         raise UsageError(f"vectors of unequal length in {name}", remedy="give all the same length")
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(
-        len(data), -1
-    )
+    values = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
+    if not np.isfinite(values).all():
+        n = int((~np.isfinite(values).reshape(len(data), -1).all(axis=1)).sum())
+        raise UsageError(
+            f"{n} rows of {name} hold NaN or infinite numbers", remedy="leave out those scans"
+        )
+    return values.reshape(len(data), -1)

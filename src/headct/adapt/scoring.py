@@ -98,7 +98,10 @@ def featuriser(
     if source == "blocks":
         return lambda hu: blocks(hu, spacing_mm_zyx)
     if source not in ("encoder", "random-init"):
-        raise UsageError(f"{source} features come from elsewhere", remedy="score a feature table")
+        raise UsageError(
+            f"the scores of {source} features are not made from scans here",
+            remedy="`headct embed` and `headct probe` score whole stores of scans",
+        )
     if bundle is None:
         raise UsageError("the task needs its encoder", remedy="give its bundle (--bundle)")
     encoder = bundle if source == "encoder" else with_random_weights(bundle, init_seed)

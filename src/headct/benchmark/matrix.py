@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from headct.adapt.attentive import AttentiveConfig, run_attentive
-from headct.adapt.embed import embed_source
+from headct.adapt.embed import embed_foreign, embed_source
 from headct.adapt.features import read_features
 from headct.adapt.fewshot import FewshotConfig, run_fewshot
 from headct.adapt.finetune import FinetuneConfig, run_finetune
+from headct.adapt.foreign import load_foreign
 from headct.adapt.knn import KnnConfig
 from headct.adapt.probe import ProbeConfig, run_probe
 from headct.adapt.start import Kind, Start
@@ -135,9 +136,15 @@ def _identity(spec: BenchmarkSpec, store: Store, labels: Labels, job: Job) -> di
 def _encoder_identity(encoder: EncoderSpec) -> str:
     if encoder.bundle is not None:
         return f"{load_bundle(encoder.bundle).hash} {encoder.random_init}"
-    if encoder.features is not None:
-        return hashlib.sha256(encoder.features.read_bytes()).hexdigest()[:16]
-    return str(encoder.floor)
+    for file in (encoder.features, encoder.weights):
+        if file is not None:
+            return _sha256(file)
+    return f"{encoder.floor or encoder.encoder} {encoder.random_init}"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
 def _labels(spec: BenchmarkSpec, store: Store, seed: int) -> Labels:
@@ -168,7 +175,10 @@ def _prepare(spec: BenchmarkSpec, out: Path, name: str, verbs: set[str]) -> None
         write_json(about, identity)
     if verbs & set(ON_VECTORS) and encoder.features is None:
         path = _table(spec, out, name)
-        if not path.exists():
+        if not path.exists() and encoder.encoder is not None:
+            foreign = load_foreign(encoder.encoder, encoder.weights, encoder.random_init)
+            embed_foreign(spec.store, path, foreign, init_seed=encoder.random_init or 0)
+        elif not path.exists():
             kind = encoder.floor or ("encoder" if encoder.random_init is None else "random-init")
             embed_source(spec.store, path, kind, bundle, init_seed=encoder.random_init or 0)
     if "attentive" in verbs and bundle is not None and encoder.random_init is None:

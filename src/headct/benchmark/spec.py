@@ -33,22 +33,30 @@ class EncoderSpec(Config):
 
     bundle: Path | None = None
     """Encoder from `headct pretrain` or `headct import`."""
+    encoder: Literal["ct-fm", "merlin"] | None = None
+    """An encoder of other authors."""
+    weights: Path | None = None
+    """Its weight file."""
     random_init: int | None = Field(default=None, ge=0)
-    """Seed of new weights in the bundle's architecture."""
+    """Seed of new weights in the architecture of the bundle or the encoder."""
     floor: Literal["histogram", "blocks"] | None = None
     """Features without a network."""
     features: Path | None = None
-    """Parquet with `scan_id` and vectors: how the embeddings of any other encoder enter."""
+    """Parquet or NPZ with `scan_id` and vectors: how the embeddings of any encoder enter."""
     n_pretrained: int | None = Field(default=None, ge=1)
     """Scans that it was pretrained on, for the scaling curve."""
 
     @model_validator(mode="after")
     def _one_source(self) -> EncoderSpec:
-        given = [self.bundle, self.floor, self.features]
+        given = [self.bundle, self.encoder, self.floor, self.features]
         if sum(source is not None for source in given) != 1:
-            raise ValueError("give one of bundle, floor and features")
-        if self.random_init is not None and self.bundle is None:
-            raise ValueError("random_init goes with a bundle, whose architecture it takes")
+            raise ValueError("give one of bundle, encoder, floor and features")
+        if self.random_init is not None and self.bundle is None and self.encoder is None:
+            raise ValueError("random_init goes with a bundle or encoder: it takes the architecture")
+        if self.weights is not None and self.encoder is None:
+            raise ValueError("weights go with an encoder")
+        if self.encoder is not None and (self.weights is None) == (self.random_init is None):
+            raise ValueError("an encoder wants either weights or random_init")
         return self
 
 
@@ -151,7 +159,9 @@ def load_spec(path: Path) -> BenchmarkSpec:
         return None if value is None else base / value
 
     encoders = {
-        name: e.model_copy(update={"bundle": placed(e.bundle), "features": placed(e.features)})
+        name: e.model_copy(
+            update={path: placed(getattr(e, path)) for path in ("bundle", "weights", "features")}
+        )
         for name, e in spec.encoders.items()
     }
     methods = {

@@ -153,7 +153,8 @@ def is_pretrained(info: TaskInfo) -> bool:
     """Whether a method starts from a pretrained encoder; all others are floors."""
     return info.kind in ("finetune", "lora") or (
         info.kind in ("probe", "knn", "attentive", "fewshot")
-        and info.source in ("encoder", "external")
+        and info.source not in ("histogram", "blocks")
+        and not info.source.startswith("random-")
     )
 
 

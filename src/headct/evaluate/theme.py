@@ -26,6 +26,8 @@ METHOD_NAMES = {
     "probe-histogram": "HU histogram + probe",
     "probe-blocks": "Block means + probe",
     "probe-random-init": "Random encoder + probe",
+    "probe-ct-fm": "CT-FM + probe",
+    "probe-merlin": "Merlin + probe",
 }
 _COLOURS = {
     "finetune": "#2f7de1",
