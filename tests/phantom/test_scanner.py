@@ -113,13 +113,23 @@ def test_every_built_in_profile_and_preset_loads() -> None:
     ("text", "words"),
     [
         ("noise_sd_hu = [3, 1]", "lower end"),
-        ("noise_sd_hu = [-1, 1]", "below 0"),
-        ("slice_thickness_mm = [0, 5]", "above 0"),
+        ("noise_sd_hu = [-1, 1]", "noise_sd_hu.*0 to 50 HU"),
+        ("slice_thickness_mm = [0, 5]", "slice_thickness_mm.*0.3 to 20 mm"),
         ("slice_thickness_mm = [1, 90]", "20 mm"),
         ("ghost_fraction = 1.5", "ghost_fraction"),
         ("gantry_tilt_deg = [0, 60]", "30 degrees"),
         ("blur_fraction = 0.8\nsharpen_fraction = 0.8", "above 1"),
         ("noise = 3", "unknown key"),
+        ("gain_range = [0.2, 1.0]", "gain_range.*0.8 to 1.2"),
+        ("contrast_hu = [50, 5000]", "contrast_hu.*10 to 600 HU"),
+        ("contrast_fraction = -0.1", "contrast_fraction.*greater than or equal to 0"),
+        ("cut_mm = [10, 500]", "cut_mm.*0 to 80 mm"),
+        ("vertex_cut_fraction = 0.6\nbase_cut_fraction = 0.6", "above 1"),
+        (
+            "[[scanners]]\nmodel='m'\nmanufacturer='M'\nkernel='k'\nmas=[1, 5]",
+            "mas.*20 to 1000 mAs",
+        ),
+        ("[[scanners]]\nmodel='m'\nmanufacturer='M'\nkernel='k'\nkvp=1200", "kvp.*140"),
     ],
 )
 def test_an_impossible_site_is_refused(tmp_path: Path, text: str, words: str) -> None:

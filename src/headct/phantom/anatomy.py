@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from headct.phantom.fields import Floats, Xyz
 from headct.phantom.profile import PhantomPreset
+from headct.phantom.vessels import Arteries, draw_arteries
 
 VAULT_RADII_MM: Xyz = (67.0, 85.0, 70.0)
 """Half widths of the intracranial space. Source: RECIPE C1."""
 
 
+AGE_YEARS = (58.0, 19.0, 18.0, 95.0)
+"""Of patients: mean, sd, lowest and highest."""
 BLUNT = 2.3
 """Power of y in the vault's equation: above 2 the forehead is blunter than an ellipsoid's."""
 
@@ -77,6 +80,7 @@ class Brain:
         ventricle: size of the ventricles, 1 in the young.
         ribbon: thickness of the cortex.
         sinus_hu: blood in the venous sinuses, as dense as the haematocrit asks.
+        choroid_hu: the choroid plexus in the trigones.
         fresh_blood_hu: shift of all fresh blood in this patient (haematocrit).
     """
 
@@ -94,6 +98,8 @@ class Brain:
     sulci_at: Xyz
     texture_at: Xyz
     calcifications: tuple[Calcification, ...]
+    arteries: Arteries
+    choroid_hu: float
     cysts: tuple[tuple[Xyz, Xyz], ...] = ()
     periventricular_hu: float = 0.0
 
@@ -131,7 +137,8 @@ class Anatomy:
 
 def draw_anatomy(rng: np.random.Generator, preset: PhantomPreset) -> Anatomy:
     """Draw a person: size, shape, age, bone, sinuses, tissues, calcifications."""
-    age = int(np.clip(rng.normal(58, 19), 18, 95))
+    mean, sd, low, high = AGE_YEARS
+    age = int(np.clip(rng.normal(mean, sd), low, high))
     sex: Literal["F", "M"] = "F" if rng.random() < 0.5 else "M"
     size = 0.985 if sex == "F" else 1.015
     scale = np.clip(size * rng.normal(1, preset.scale_sd, 3), 0.88, 1.12)
@@ -240,6 +247,8 @@ def _draw_brain(rng: np.random.Generator, age: int, variation: float) -> Brain:
         texture_at=_anywhere(rng),
         calcifications=tuple(_draw_calcifications(rng)),
         cysts=tuple(_draw_cysts(rng)),
+        arteries=draw_arteries(rng, age, haematocrit),
+        choroid_hu=float(rng.uniform(34, 46)),
     )
 
 

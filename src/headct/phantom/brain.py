@@ -20,6 +20,7 @@ from headct.phantom.fields import (
     smooth_step,
 )
 from headct.phantom.head import HeadMaps
+from headct.phantom.vessels import paint_arteries
 
 SULCUS_DEPTH_MM = 23.0
 SULCI_MM = 21.0
@@ -90,6 +91,8 @@ def paint_brain(canvas: Canvas, maps: HeadMaps, brain: Brain) -> Compartments:
     paint(canvas.hu, csf, brain.csf_hu)
     ventricle, ventricle_mm = _paint_ventricles(canvas, brain, ax)
     _paint_meninges(canvas, maps, brain)
+    paint_arteries(canvas, brain.arteries)
+    _paint_choroid(canvas, brain.choroid_hu, ventricle)
     for spot in brain.calcifications:
         part = canvas.within(spot.centre, spot.radii)
         if part is not None:
@@ -209,6 +212,17 @@ def _paint_ventricles(canvas: Canvas, brain: Brain, ax: Floats) -> tuple[Floats,
         dark = rim * (1 - share) * np.float32(brain.periventricular_hu)
         np.add(canvas.hu, dark, out=canvas.hu)
     return share, distance
+
+
+def _paint_choroid(canvas: Canvas, hu: float, ventricle: Floats) -> None:
+    """The choroid plexus in both trigones; it hangs to the back and stays within the ventricle."""
+    for side in (-1, 1):
+        centre, radii = (side * 19.0, -35.0, 9.0), (2.6, 5.5, 4.5)
+        where = canvas.box(centre, radii)
+        if where is not None:
+            part = canvas.part(where)
+            plexus = ellipsoid(part.xb, part.yb, part.zb, centre, radii)
+            paint(part.hu, occupancy(plexus, part.blur_mm) * ventricle[where], hu)
 
 
 def _lateral_ventricle(x: Floats, y: Floats, z: Floats, k: float, grown: float) -> Floats:

@@ -64,6 +64,7 @@ class SeriesHeader:
     series_number: int = 2
     tilt_deg: float = 0.0
     contrast_agent: str = ""
+    mas: float = 250.0
     layout: PixelLayout = "unsigned12"
 
 
@@ -160,8 +161,8 @@ def _add_acquisition(ds: Dataset, header: SeriesHeader, field_mm: float) -> None
     ds.TableHeight = "150"
     ds.RotationDirection = "CW"
     ds.ExposureTime = "1000"
-    ds.XRayTubeCurrent = "250"
-    ds.Exposure = "250"
+    ds.XRayTubeCurrent = f"{header.mas:.0f}"
+    ds.Exposure = f"{header.mas:.0f}"
     ds.FilterType = "HEAD FILTER"
     ds.ConvolutionKernel = header.kernel
     if header.contrast_agent:

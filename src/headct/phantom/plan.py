@@ -13,7 +13,8 @@ import numpy as np
 
 from headct.phantom.dicom import TransferSyntax
 from headct.phantom.faults import FAULTS
-from headct.phantom.profile import PhantomPreset, SiteProfile, load_site
+from headct.phantom.profile import PhantomPreset, load_site
+from headct.phantom.site import SiteProfile
 
 Split = Literal["train", "tune", "test"]
 Layout = Literal["plain", "spread", "mixed"]

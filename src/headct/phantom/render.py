@@ -6,7 +6,7 @@ averaged over the slice thickness; then the scanner has its say. Cost is linear 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,20 @@ from headct.phantom.canvas import Canvas
 from headct.phantom.fields import Floats, lattice_nodes, upsampling
 from headct.phantom.findings import displacement
 from headct.phantom.head import AIR_HU as OUTSIDE_HU
-from headct.phantom.head import paint_head
+from headct.phantom.head import HeadMaps, paint_head
 from headct.phantom.lesions import Share, paint_fractures, paint_lesions
+from headct.phantom.metal import paint_implants
 from headct.phantom.scan import (
     ScanSpec,
     acquisition_grid,
     canonical_affine,
     draw_scan,
     head_box_mm,
+    highest_mm,
     mirrored,
 )
 from headct.phantom.scanner import Grid, apply_scanner, paint_table
+from headct.phantom.spectrum import brain_at, lesions_at, skull_at
 from headct.phantom.truth import describe
 from headct.volume.volume import AIR_HU, MAX_HU, MIN_HU
 from headct.workers import one_blas_thread
@@ -91,7 +94,8 @@ def render_scan(
             and anisotropic ones are fine.
         masks: also make truth masks.
         scanner: False leaves out table, calibration, artefacts, kernel and noise.
-        as_ingested: leave the head alone in air of AIR_HU, as ingest does.
+        as_ingested: leave the head alone in air of AIR_HU, as ingest does, and see no more of it
+            than the slices did.
 
     Raises:
         GeometryError: an empty grid or a singular affine.
@@ -101,13 +105,14 @@ def render_scan(
         raise GeometryError("a phantom is rendered on a grid with voxels and an invertible affine")
     if spec.mirror:
         affine = _mirror(affine, shape_zyx[2])
-    painted = _Painting(spec, shape_zyx, affine, masks)
+    painted = _Painting(spec, shape_zyx, affine, masks, as_ingested)
     painted.paint(table=scanner and not as_ingested)
     hu, grid = painted.averaged(painted.hu), Grid.of(shape_zyx, affine)
     if scanner:
-        hu = apply_scanner(hu, grid, spec.acquisition)
+        hu = apply_scanner(hu, grid, spec.acquisition, spec.streaks)
     if as_ingested:
         hu[painted.averaged(painted.near) <= 0] = AIR_HU
+        hu[~np.broadcast_to(_scanned(spec, grid), hu.shape)] = AIR_HU
     stored = np.clip(np.rint(hu), MIN_HU, MAX_HU).astype(np.int16)
     found = {name: painted.averaged(share) > 0.5 for name, share in painted.shares.items()}
     if spec.mirror:
@@ -125,6 +130,13 @@ def _mirror(affine: NDArray[np.float64], n_columns: int) -> NDArray[np.float64]:
     return flipped
 
 
+def _scanned(spec: ScanSpec, grid: Grid) -> NDArray[np.bool_]:
+    """Which voxels lie between the first and the last slice, broadcastable to the grid."""
+    a = spec.acquisition
+    level = grid.superior - grid.anterior * np.float32(np.tan(np.deg2rad(a.gantry_tilt_deg)))
+    return np.asarray((level >= -a.below_mm) & (level <= highest_mm(spec)))
+
+
 class _Painting:
     """The state of one rendering: sub-slices, the smooth map, what has been painted."""
 
@@ -134,6 +146,7 @@ class _Painting:
         shape_zyx: tuple[int, int, int],
         affine: NDArray[np.float64],
         masks: bool,
+        as_ingested: bool,
     ) -> None:
         self.spec = spec
         self.average, self.affine = _subslices(
@@ -146,7 +159,16 @@ class _Painting:
         self.shares: dict[str, Floats] = {}
         self.volume_ml: dict[str, float] = {}
         self.masks = masks
+        self.scanned: NDArray[np.bool_] | None = None
+        if as_ingested:
+            seen = _scanned(spec, Grid.of(self.shape, self.affine))
+            self.scanned = None if seen.all() else np.broadcast_to(seen, self.shape)
         self.weights = self.average.sum(axis=0)
+        a = spec.acquisition
+        iodine_hu = a.contrast.vessel_hu if a.contrast else 0.0
+        self.anatomy = replace(spec.anatomy, skull=skull_at(spec.anatomy.skull, a.kvp))
+        self.brain = brain_at(spec.brain, a.kvp, iodine_hu)
+        self.lesions = lesions_at(spec.lesions, iodine_hu)
         self.voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) * 1e-3
 
     def averaged(self, values: Floats) -> Floats:
@@ -185,18 +207,22 @@ class _Painting:
 
     def _paint_block(self, canvas: Canvas, start: int) -> None:
         spec = self.spec
-        maps = paint_head(canvas, spec.anatomy, spec.swellings)
+        maps = paint_head(canvas, self.anatomy, spec.swellings)
         clear_mm = max(CLEAR_MM, float(self.spacing.max()))
         self.near[start : start + canvas.hu.shape[0]] = maps.surface < clear_mm
         for share in paint_fractures(canvas, maps, spec.lesions):
             self._keep(share, (start, 0, 0))
+        self._paint_brain(canvas, maps, start)
+        paint_implants(canvas, spec.implants)
+
+    def _paint_brain(self, canvas: Canvas, maps: HeadMaps, start: int) -> None:
         where = canvas.box(VAULT_CENTRE_MM, VAULT_HALF_MM)
         if where is None:
             return
         inner, maps = canvas.part(where), maps.part(where)
-        parts = paint_brain(inner, maps, spec.brain)
+        parts = paint_brain(inner, maps, self.brain)
         offset = (start + where[0].start, where[1].start, where[2].start)
-        for share in paint_lesions(inner, maps, parts, spec.lesions):
+        for share in paint_lesions(inner, maps, parts, self.lesions):
             self._keep(share, offset)
 
     def _paint_table(self, hu: Floats, start: int) -> None:
@@ -209,6 +235,8 @@ class _Painting:
     def _keep(self, share: Share, offset: tuple[int, int, int]) -> None:
         finding, box, values = share
         z, y, x = (slice(s.start + o, s.stop + o) for s, o in zip(box, offset, strict=True))
+        if self.scanned is not None:
+            values = values * self.scanned[z, y, x]
         total = float(values.sum(axis=(1, 2)) @ self.weights[z]) * self.voxel_ml
         self.volume_ml[finding] = self.volume_ml.get(finding, 0.0) + total
         if self.masks:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from headct.phantom.acquisition import Acquisition, draw_acquisition
 from headct.phantom.anatomy import VAULT_RADII_MM, Anatomy, Brain, draw_anatomy
 from headct.phantom.draw import draw_lesion, fracture_at
 from headct.phantom.fields import Xyz
@@ -26,12 +27,13 @@ from headct.phantom.findings import (
     midline_shift_mm,
     require_findings,
 )
-from headct.phantom.profile import PhantomPreset, SiteProfile
-from headct.phantom.scanner import Acquisition, draw_acquisition
+from headct.phantom.metal import RAYS, Implant, Streak, draw_implants
+from headct.phantom.profile import PhantomPreset
+from headct.phantom.site import SiteProfile
 from headct.volume.preprocessing import Preprocessing
 
-ANATOMY, FINDINGS, ACQUISITION = 11, 12, 13
-"""Last word of the seeds of the three independent draws."""
+ANATOMY, FINDINGS, ACQUISITION, METAL = 11, 12, 13, 14
+"""Last word of the seeds of the independent draws."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ScanSpec:
     lesions: tuple[Lesion, ...]
     acquisition: Acquisition
     shift_label_mm: float
+    implants: tuple[Implant, ...] = ()
     mirror: bool = False
 
     @property
@@ -73,6 +76,21 @@ class ScanSpec:
         return brain
 
     @property
+    def streaks(self) -> tuple[Streak, ...]:
+        """Where metal lies in the scanner, and how its streaks run."""
+        a, anatomy = self.acquisition, self.anatomy
+        rng = np.random.default_rng(a.noise_seed)
+        found = []
+        for implant in self.implants:
+            centre = np.asarray([implant.centre])
+            upright = (centre - anatomy.deformation.at(centre)) * np.asarray(anatomy.scale)
+            x, y, z = (float(v) for v in a.rotation @ upright[0] + a.shift_mm)
+            half_mm = 0.6 * implant.radii[2] + 0.5 * a.slice_thickness_mm
+            phases = tuple(float(v) for v in rng.uniform(0, 2 * np.pi, len(RAYS)))
+            found.append(Streak((x, y, z), half_mm, a.metal_hu, phases))
+        return tuple(found)
+
+    @property
     def swellings(self) -> list[tuple[Xyz, float]]:
         """Scalp swellings, benign or over a fracture."""
         found = [
@@ -91,6 +109,7 @@ def draw_scan(
     patient: int,
     scan: int = 0,
     findings: Mapping[str, bool | float] | None = None,
+    home: SiteProfile | None = None,
 ) -> ScanSpec:
     """Draw one scan of one patient at one site.
 
@@ -101,6 +120,7 @@ def draw_scan(
         patient: number of the patient; head and findings depend on (seed, patient) only.
         scan: number of the scan of this patient.
         findings: where given, exactly these are planted: True, or a severity above 0.
+        home: the hospital that says how common metal is in its patients; `site` where not given.
 
     Raises:
         UsageError: an unknown finding.
@@ -116,6 +136,7 @@ def draw_scan(
         lesions=_draw_lesions(preset, seed, patient, anatomy, findings),
         acquisition=draw_acquisition(rng, site, preset),
         shift_label_mm=preset.shift_label_mm,
+        implants=draw_implants(np.random.default_rng([seed, patient, METAL]), home or site),
     )
 
 
@@ -183,11 +204,19 @@ def canonical_affine(spec: ScanSpec, preprocessing: Preprocessing) -> NDArray[np
     low, high = head_box_mm(spec)
     spacing = np.asarray(preprocessing.spacing_mm_zyx)
     extent = (np.asarray(preprocessing.shape_zyx) - 1) * spacing
+    high[0] = min(high[0], highest_mm(spec))
     first = (low + high) / 2 - extent / 2
     first[0] = high[0] + preprocessing.vertex_margin_mm - spacing[0] / 2 - extent[0]
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = first
     return affine
+
+
+def highest_mm(spec: ScanSpec) -> float:
+    """Height of the upper face of the topmost slice, at its middle, in the scanner frame."""
+    a = spec.acquisition
+    n_slices = np.ceil((a.below_mm + a.above_mm) / a.slice_thickness_mm)
+    return float(n_slices * a.slice_thickness_mm - a.below_mm)
 
 
 def acquisition_grid(spec: ScanSpec) -> tuple[tuple[int, int, int], NDArray[np.float64]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 
 from headct.atomic import replacing
+from headct.phantom.acquisition import Acquisition
 from headct.phantom.decoys import HeadSeries
 from headct.phantom.dicom import SeriesHeader
 from headct.phantom.faults import FAULTS, Fault
@@ -106,7 +107,7 @@ def _header(preset: PhantomPreset, study: Study, spec: ScanSpec) -> SeriesHeader
     patient, scanner = study.patient, spec.acquisition
     study_uid = phantom_uid(preset.seed, patient.number, study.scan)
     signed = scanner.manufacturer in SIGNED_MANUFACTURERS
-    return SeriesHeader(
+    header = SeriesHeader(
         patient_name=patient.name,
         patient_id=patient.patient_id,
         birth_date=f"{patient.first_day.year - spec.anatomy.age_years - 1}0701",
@@ -126,6 +127,22 @@ def _header(preset: PhantomPreset, study: Study, spec: ScanSpec) -> SeriesHeader
         institution=f"Synthetic {study.site}",
         tilt_deg=scanner.gantry_tilt_deg,
         layout="signed16" if signed else "unsigned12",
+        mas=scanner.mas,
+    )
+    return _described(header, scanner)
+
+
+def _described(header: SeriesHeader, scanner: Acquisition) -> SeriesHeader:
+    """The header with the names of the scan; it may keep silent on contrast medium."""
+    series = "Axial bone" if scanner.bone else header.series_description
+    if scanner.contrast is None:
+        return replace(header, series_description=series)
+    told = scanner.contrast.told
+    return replace(
+        header,
+        study_description="CT Head with contrast" if told == "study" else "CT Head",
+        series_description=f"{series} post contrast" if told == "series" else series,
+        contrast_agent="IOHEXOL" if told == "agent" else "",
     )
 
 
