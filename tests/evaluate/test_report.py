@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from headct.errors import UsageError
+from headct.evaluate.checklist import AUTHORS, checklist
 from headct.evaluate.evaluation import EvaluationConfig, evaluate
 from headct.evaluate.headline import answers, lead_method, opening, verdict
 from headct.evaluate.history import ingest_account
@@ -265,3 +266,36 @@ def test_text_stands_out_in_light_and_dark(page, tmp_path, dark):
 def test_the_browser_is_there_in_ci():
     if os.environ.get("CI") and Path("/usr/bin/apt-get").exists() and os.geteuid() == 0:
         assert BROWSER, "make system-tools should have installed it"
+
+
+def test_every_item_of_claim_and_tripod_is_answered_or_left_to_people_once(evaluation, store):
+    items = checklist(read_results(evaluation), ingest_account(store), None)
+    claim = sorted(int(number) for i in items for number in i.claim.split(", ") if number)
+    assert claim == list(range(1, 45))
+    tripod = [number for i in items for number in i.tripod.split(", ") if number]
+    several = {3: 3, 5: 2, 6: 3, 8: 3, 9: 3, 12: 7, 18: 6, 20: 3, 23: 2, 27: 3}
+    wanted = {
+        f"{n}{'abcdefg'[k]}" if n in several else str(n)
+        for n in range(1, 28)
+        for k in range(several.get(n, 1))
+    }
+    assert set(tripod) == wanted
+    assert [i.topic for i in items if not i.known and i.text == AUTHORS], "some are people's"
+    flow = next(i for i in items if i.topic == "Flow of cases")
+    assert flow.text.startswith("5 inputs: ")
+
+
+def test_what_nobody_told_the_tool_is_left_to_people(evaluation):
+    items = {i.topic: i for i in checklist(read_results(evaluation), None, None)}
+    assert not items["Flow of cases"].known
+    assert not items["Fairness"].known
+    assert not items["Acquisition"].known
+    assert items["Uncertainty and significance"].text.startswith("95% intervals from 50 resamples")
+
+
+def test_the_checklist_alone_as_markdown(evaluation, store, tmp_path):
+    out = tmp_path / "checklist.md"
+    write_report(evaluation, tmp_path / "report.html", Sources(store=store), out)
+    lines = out.read_text().splitlines()
+    assert len({line.count("|") for line in lines}) == 1, "a table of five columns"
+    assert any(line.startswith("| x | Flow of cases | 35 | 20a | 5 inputs") for line in lines)

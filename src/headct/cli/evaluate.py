@@ -146,6 +146,9 @@ def report(
         Path | None, typer.Option(help="BUNDLE, where the task is a probe on it.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="RUN of pretraining: curves, panels.")] = None,
+    checklist: Annotated[
+        Path | None, typer.Option(help="Markdown: CLAIM and TRIPOD+AI, for you to complete.")
+    ] = None,
 ) -> None:
     """Write one HTML page: answers, tables, plots, attention maps, refused input, limits.
 
@@ -153,10 +156,11 @@ def report(
 
     \b
     Example: headct report eval --store store --task task-finetune --run run --out report.html
+    For a paper: headct report eval --store store --out report.html --checklist checklist.md
     """  # noqa: D301
     from headct.evaluate.report import Sources, write_report
 
     if task is not None and store is None:
         raise UsageError("attention maps need scans", remedy="give --store beside --task")
-    write_report(evaluation, out, Sources(store, task, bundle, run))
+    write_report(evaluation, out, Sources(store, task, bundle, run), checklist)
     print(out)

@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from headct import __version__
 from headct.atomic import write_text
 from headct.evaluate import curves, figures
-from headct.evaluate.checklist import checklist
+from headct.evaluate.checklist import as_markdown, checklist
 from headct.evaluate.comparisons import MACRO
 from headct.evaluate.gallery import RULE, Panel, gallery
 from headct.evaluate.headline import HISTOGRAM, answers, between, lead_method, opening, signed
@@ -47,8 +47,10 @@ class Sources:
     run: Path | None = None
 
 
-def write_report(evaluation: Path, out: Path, sources: Sources) -> None:
-    """Write the report.
+def write_report(
+    evaluation: Path, out: Path, sources: Sources, checklist_to: Path | None = None
+) -> None:
+    """Write the report, and where wanted its checklist alone, as Markdown to be completed.
 
     Raises:
         UsageError: no evaluation, or a folder that is not what it should be.
@@ -61,6 +63,8 @@ def write_report(evaluation: Path, out: Path, sources: Sources) -> None:
     if sources.store and sources.task:
         panels = gallery(open_store(sources.store), sources.task, sources.bundle)
     write_text(out, render(results, account, run, panels))
+    if checklist_to is not None:
+        write_text(checklist_to, as_markdown(checklist(results, account, run)))
 
 
 def render(
