@@ -177,3 +177,48 @@ def test_a_file_cut_after_indexing_is_refused(scan):
     (refusal,) = read_stacks(series)
     assert isinstance(refusal, Refusal)
     assert refusal.code == Reason.TRUNCATED
+
+
+def _rle_with(segments: list[bytes]):
+    """An edit that stores slice 3 as these RLE segments."""
+
+    def edit(path):
+        from pydicom.encaps import encapsulate
+
+        starts = np.cumsum([64, *map(len, segments)])[:-1].tolist()
+        table = [len(segments), *starts]
+        head = np.array(table + [0] * (16 - len(table)), "<u4").tobytes()
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = encapsulate([head + b"".join(segments)])
+        dataset.save_as(path)
+
+    return edit
+
+
+RUN = b"\x81\x07"  # 128 times 7
+WHOLE = RUN * 11 + b"\xe1\x07"  # 1408 + 32 = 40 x 36 pixels
+
+
+@pytest.mark.parametrize(
+    ("segments", "code"),
+    [
+        ([WHOLE[:-2], WHOLE], Reason.TRUNCATED),
+        ([WHOLE[:-1], WHOLE], Reason.TRUNCATED),
+        ([WHOLE + RUN, WHOLE], Reason.BAD_PIXEL_FORMAT),
+        ([WHOLE, RUN * 50_000], Reason.BAD_PIXEL_FORMAT),
+        ([WHOLE], Reason.BAD_PIXEL_FORMAT),
+        ([WHOLE] * 3, Reason.BAD_PIXEL_FORMAT),
+        ([WHOLE, b""], Reason.UNREADABLE),
+        ([WHOLE, WHOLE + b"\0"], ""),
+        ([WHOLE, b"\x80" + WHOLE], ""),
+    ],
+    ids=["short", "cut", "long", "bomb", "one segment", "three", "empty", "padded", "no-op byte"],
+)
+def test_rle_segments_unpack_to_one_byte_a_pixel(scan, segments, code):
+    """Decoders fill what is missing and cut what is more: the length is counted before."""
+    folder = scan("rle", syntax=RLELossless)
+    _rle_with(segments)(sorted(folder.iterdir())[3])
+    if code:
+        assert code_of(folder) == code
+    else:
+        assert (read(folder).hu == 7 * 257 - 1024).all(axis=(1, 2)).sum() == 1

@@ -112,6 +112,7 @@ def _read_codestream(header: Header) -> bytes:
 
 def _require_whole(codestream: bytes, header: Header) -> None:
     if header.syntax == RLE:
+        _require_rle_size(codestream, header)
         return
     claimed = _claimed_size(codestream)
     if claimed is None:
@@ -120,6 +121,45 @@ def _require_whole(codestream: bytes, header: Header) -> None:
         raise _other_size()
     if END_MARKER not in codestream[-16:]:
         raise Refusal("the compressed pixels end early", code=Reason.TRUNCATED)
+
+
+def _require_rle_size(codestream: bytes, header: Header) -> None:
+    """Every segment must unpack to one byte a pixel: decoders cut what is more, and fill the rest.
+
+    Source:
+        DICOM PS3.5 G.3 (PackBits), G.5 (header).
+    """
+    if len(codestream) < 64:
+        raise Refusal("the compressed pixels end early", code=Reason.TRUNCATED)
+    n_segments, *starts = struct.unpack_from("<16I", codestream)
+    if n_segments != header.bits_allocated // 8:
+        raise _other_size()
+    stops = [*starts[1:n_segments], len(codestream)]
+    wanted = header.rows * header.columns
+    for start, stop in zip(starts[:n_segments], stops, strict=True):
+        if not 64 <= start < stop <= len(codestream):
+            raise Refusal("the compressed pixels are damaged", code=Reason.UNREADABLE)
+        n_bytes = _unpacked_bytes(codestream[start:stop], wanted)
+        if n_bytes < wanted:
+            raise Refusal("the compressed pixels end early", code=Reason.TRUNCATED)
+        if n_bytes > wanted + 1:
+            raise _other_size()
+
+
+def _unpacked_bytes(segment: bytes, enough: int) -> int:
+    """Bytes that a PackBits segment unpacks to; counting stops a little above `enough`."""
+    n_bytes = position = 0
+    while position < len(segment) and n_bytes <= enough + 1:
+        control = segment[position]
+        if control < 128:
+            if n_bytes >= enough:
+                break  # padding at the end
+            n_bytes += min(control + 1, len(segment) - position - 1)
+            position += control + 2
+        else:
+            n_bytes += 257 - control if control > 128 and position + 1 < len(segment) else 0
+            position += 2 if control > 128 else 1
+    return n_bytes
 
 
 def _other_size() -> Refusal:

@@ -22,6 +22,7 @@ from headct.dicom.geometry import (
 from headct.dicom.grouping import split_by_grid
 from headct.dicom.header import FileOutcome, Header
 from headct.dicom.kind import check_kind, check_values, is_lossy, is_reformat, is_spectral
+from headct.dicom.neighbours import strange_slices
 from headct.dicom.pixels import read_stored, to_hu
 from headct.dicom.reasons import Reason
 from headct.errors import Refusal
@@ -136,8 +137,12 @@ def read_stack(plan: StackPlan) -> Stack:
     for header, out in zip(plan.headers, hu, strict=True):
         junk |= read_stored(header, out)
         to_hu(out, header)
-    flags = (*plan.flags, Reason.UNUSED_BITS) if junk else plan.flags
-    return Stack(hu, plan, flags)
+    flags = list(plan.flags)
+    if junk:
+        flags.append(Reason.UNUSED_BITS)
+    if strange_slices(hu):
+        flags.append(Reason.SUSPECT_SLICE)
+    return Stack(hu, plan, tuple(flags))
 
 
 def plan_stacks(series: SeriesFiles, *, min_slices: int = MIN_SLICES) -> list[StackPlan | Refusal]:
