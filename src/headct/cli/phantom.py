@@ -25,6 +25,10 @@ def phantom(
         list[str] | None, typer.Option("--set", help="key=value; can be given again.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.")] = None,
+    repeat_scanner: Annotated[
+        bool,
+        typer.Option(help="Scan test patients of the first site at the second, too: paired scans."),
+    ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
 ) -> None:
     """Make an archive of synthetic head CT: DICOM series, labels, truth, and an unlabelled pool.
@@ -43,6 +47,7 @@ def phantom(
     from headct.workers import cores
 
     settings = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
+    settings += ["rescanned_fraction=1"] if repeat_scanner else []
     loaded = load_preset(recipe or str(preset), settings)
     summary = write_archive(loaded, out, jobs or cores())
     print(summary)

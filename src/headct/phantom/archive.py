@@ -4,6 +4,7 @@ ARCHIVE/  dicom/<site>/ST00001/...   CT series and everything else that lies in 
           labels.csv                 one row per labelled study: 1, 0 or nothing per finding
           truth/findings.parquet     every finding with side, place, HU, volume; midline shift
           truth/masks/<uid>.npz      where it is, on the grid of the series
+          truth/pairs.csv            scans of one patient on one day by two scanners, if asked for
           truth/planted.csv          what was planted, and what ingest must say about it
           pool/                      store of unlabelled scans
           config.toml  run.json      the recipe, and how it was run
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 from headct.atomic import replacing, write_text
 from headct.config import to_toml
 from headct.errors import UsageError
-from headct.phantom.plan import Study, plan_studies
+from headct.phantom.plan import Study, plan_studies, study_uid
 from headct.phantom.pool import write_pool
 from headct.phantom.profile import FINDINGS, PhantomPreset
 from headct.phantom.study import StudyJob, StudyRecord, make_study
@@ -43,6 +44,7 @@ STAGING = ".staging"
 
 LABEL_COLUMNS = ("study_uid", "patient_id", "site", "split", *FINDINGS)
 PLANTED_COLUMNS = ("what", "site", "study_uid", "series_uid", "path", "status", "reason")
+PAIR_COLUMNS = ("study_uid", "site", "rescan_study_uid", "rescan_site")
 TRUTH_SCHEMA = pa.schema(
     [
         pa.field("study_uid", pa.string(), nullable=False),
@@ -82,7 +84,7 @@ def write_archive(preset: PhantomPreset, folder: Path, n_workers: int) -> str:
     records = [] if made else _make_studies(preset, studies, folder, n_workers)
     n_pool = write_pool(preset, folder / "pool", n_workers) if preset.n_pool else 0
     if not made:  # last: where labels.csv is, everything is
-        _write_tables(folder, records)
+        _write_tables(folder, records, _pairs(preset, studies))
     (folder / JOURNAL).unlink(missing_ok=True)
     return _summary(folder, studies, n_pool)
 
@@ -126,11 +128,28 @@ def _make_studies(
     return [records[study.index] for study in studies]
 
 
-def _write_tables(folder: Path, records: list[StudyRecord]) -> None:
+def _pairs(preset: PhantomPreset, studies: list[Study]) -> list[dict[str, Any]]:
+    """Rows of truth/pairs.csv."""
+    first = {(s.patient.number, s.scan): s for s in studies if not s.rescan}
+    again = [(first[s.patient.number, s.scan], s) for s in studies if s.rescan]
+    return [
+        {
+            "study_uid": study_uid(preset.seed, one),
+            "site": one.site,
+            "rescan_study_uid": study_uid(preset.seed, other),
+            "rescan_site": other.site,
+        }
+        for one, other in again
+    ]
+
+
+def _write_tables(folder: Path, records: list[StudyRecord], pairs: list[dict[str, Any]]) -> None:
     """Truth first, labels last: where labels.csv is, all else is complete."""
     truth = folder / "truth"
     planted = [row for record in records for row in record["planted"]]
     write_text(truth / "planted.csv", _csv(PLANTED_COLUMNS, planted))
+    if pairs:
+        write_text(truth / "pairs.csv", _csv(PAIR_COLUMNS, pairs))
     findings = [row for record in records for row in record["findings"]]
     with replacing(truth / "findings.parquet") as aside:
         pq.write_table(pa.Table.from_pylist(findings, schema=TRUTH_SCHEMA), aside)

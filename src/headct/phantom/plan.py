@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import lru_cache
 from itertools import count
@@ -11,9 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from headct.errors import UsageError
 from headct.phantom.dicom import TransferSyntax
 from headct.phantom.faults import FAULTS
-from headct.phantom.profile import PhantomPreset, load_site
+from headct.phantom.files import phantom_uid
+from headct.phantom.profile import PhantomPreset, site_for
+from headct.phantom.shortcut import require_shortcut
 from headct.phantom.site import SiteProfile
 
 Split = Literal["train", "tune", "test"]
@@ -71,6 +74,7 @@ class Study:
         scan: 0 for a patient's first scan, 1 for the second.
         split: None for a faulty study, which has no label.
         fault: name of what is planted in it, if anything.
+        rescan: made on the day of the same scan at the patient's own site, by another scanner.
     """
 
     index: int
@@ -84,6 +88,12 @@ class Study:
     fault: str | None
     layout: Layout
     transfer_syntax: TransferSyntax
+    rescan: bool = False
+
+    @property
+    def home_index(self) -> int:
+        """Of the patient's own site."""
+        return self.patient.number // PATIENTS_PER_SITE
 
     @property
     def folder(self) -> str:
@@ -91,8 +101,14 @@ class Study:
         return f"{self.site}/ST{self.index + 1:05d}"
 
 
+def study_uid(seed: int, study: Study) -> str:
+    """StudyInstanceUID of a study."""
+    again = ("rescan",) if study.rescan else ()
+    return phantom_uid(seed, study.patient.number, study.scan, *again)
+
+
 def plan_studies(preset: PhantomPreset) -> list[Study]:
-    """All studies of the archive: labelled ones by site and split, then the planted ones."""
+    """All studies: labelled ones by site and split, rescans, then the planted ones."""
     sites = [site.name for site in archive_sites(preset)]
     index = count()
     studies = [
@@ -100,19 +116,44 @@ def plan_studies(preset: PhantomPreset) -> list[Study]:
         for site_index, site in enumerate(sites)
         for study in _labelled(preset, site, site_index, index)
     ]
+    studies += [_rescan(preset, study, next(index)) for study in _rescanned(preset, studies)]
     return studies + (_faulty(preset, sites, index) if preset.faults else [])
+
+
+def _rescanned(preset: PhantomPreset, studies: list[Study]) -> Iterator[Study]:
+    for study in studies:
+        rng = np.random.default_rng([preset.seed, study.patient.number, study.scan, 5])
+        internal = study.site_index == 0 and study.split == "test"
+        if internal and rng.random() < preset.rescanned_fraction:
+            yield study
+
+
+def _rescan(preset: PhantomPreset, study: Study, index: int) -> Study:
+    hour = min(int(study.time[:2]) + 1, 23)
+    return replace(
+        study,
+        index=index,
+        site=archive_sites(preset)[1].name,
+        site_index=1,
+        time=f"{hour:02d}{study.time[2:]}",
+        layout="plain",
+        transfer_syntax="explicit",
+        rescan=True,
+    )
 
 
 @lru_cache(maxsize=4)
 def archive_sites(preset: PhantomPreset) -> tuple[SiteProfile, ...]:
-    """The site profiles, with slices as coarse as the preset asks for."""
-    return tuple(_coarsened(load_site(site), preset) for site in preset.sites)
+    """The site profiles, with slices as coarse as the preset asks for.
 
-
-def _coarsened(site: SiteProfile, preset: PhantomPreset) -> SiteProfile:
-    thin, thick = (max(mm, preset.min_slice_mm) for mm in site.slice_thickness_mm)
-    matrix = min(site.matrix, preset.max_matrix)
-    return site.model_copy(update={"matrix": matrix, "slice_thickness_mm": (thin, thick)})
+    Raises:
+        UsageError: a site, the shortcut or the rescans cannot be as the preset says.
+    """
+    sites = tuple(site_for(preset, site) for site in preset.sites)
+    require_shortcut(preset, sites)
+    if preset.rescanned_fraction and len(sites) < 2:
+        raise UsageError("rescanned_fraction needs a second site", remedy="name two in sites")
+    return sites
 
 
 def _labelled(

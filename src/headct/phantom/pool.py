@@ -17,6 +17,7 @@ from headct.phantom.plan import POOL_PATIENTS_FROM, archive_sites
 from headct.phantom.profile import PhantomPreset
 from headct.phantom.render import render_scan
 from headct.phantom.scan import ScanSpec, canonical_affine, draw_scan
+from headct.phantom.shortcut import with_shortcut
 from headct.progress import tracking
 from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import PRESETS
@@ -62,6 +63,7 @@ def pool_scan(preset: PhantomPreset, i: int) -> PoolScan:
     grid = PRESETS[preset.pool_grid]
     site = archive_sites(preset)[0]
     spec = draw_scan(preset, site, preset.seed, POOL_PATIENTS_FROM + i)
+    spec = with_shortcut(spec, preset, site, "pool")
     affine = canonical_affine(spec, grid)
     rendered = render_scan(spec, grid.shape_zyx, affine, masks=False, as_ingested=True)
     return rendered.hu, _row(preset, spec, affine)

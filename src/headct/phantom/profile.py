@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from headct.config import Config, builtin_names, load_recipe
 from headct.phantom.site import Fraction, SiteProfile
@@ -49,6 +49,9 @@ FINDINGS: tuple[Finding, ...] = get_args(Finding)
 DRAWN_FINDINGS: tuple[DrawnFinding, ...] = get_args(DrawnFinding)
 
 
+Where = Literal["train", "tune", "test", "pool"]
+"""Parts of an archive: the splits of the labelled scans, and the unlabelled pool."""
+
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -69,6 +72,27 @@ class Prevalence(Config):
     fracture: Fraction = 0.10
     atrophy: Fraction = 0.12
     oedema: Fraction = 0.08
+
+
+class Shortcut(Config):
+    """Acquisition that goes with a finding; see `shortcut`. One of `kernel` and `site`."""
+
+    finding: Finding
+    """Patients with this finding get the marked protocol more often."""
+    strength: Fraction
+    """Share of the marked among those with the finding, minus that among the others."""
+    kernel: str | None = None
+    """The mark: scanners of the own site with this reconstruction kernel."""
+    site: str | None = None
+    """The mark: scanners and habits of another site, by name or TOML file."""
+    splits: tuple[Where, ...] = ("train", "tune")
+    """Where the protocol goes with the finding; elsewhere it does not."""
+
+    @model_validator(mode="after")
+    def _one_mark(self) -> Shortcut:
+        if (self.kernel is None) == (self.site is None):
+            raise ValueError("give kernel or site, one of them")
+        return self
 
 
 class PhantomPreset(Config):
@@ -92,6 +116,11 @@ class PhantomPreset(Config):
     """Canonical grid of the pool."""
     repeat_fraction: Fraction = 0.12
     """Share of patients with a second, later scan."""
+    rescanned_fraction: Fraction = 0.0
+    """Share of the first site's test scans that are made once more on the same day by a scanner of
+    the second site: the same head and findings, another protocol."""
+    shortcut: Shortcut | None = None
+    """Where given, protocols go with a finding."""
     unknown_fraction: Fraction = 0.02
     """Share of labels that are left empty."""
     faults: bool = True
@@ -128,6 +157,18 @@ def load_site(site: str | Path) -> SiteProfile:
         UsageError: no such profile, unknown keys or impossible values; all are listed.
     """
     return load_recipe(site, SiteProfile, builtin=SITES)
+
+
+def site_for(preset: PhantomPreset, site: str | Path) -> SiteProfile:
+    """A site profile with slices and matrix as coarse as the preset asks for.
+
+    Raises:
+        UsageError: see `load_site`.
+    """
+    profile = load_site(site)
+    thin, thick = (max(mm, preset.min_slice_mm) for mm in profile.slice_thickness_mm)
+    matrix = min(profile.matrix, preset.max_matrix)
+    return profile.model_copy(update={"matrix": matrix, "slice_thickness_mm": (thin, thick)})
 
 
 def load_preset(preset: str | Path, overrides: Sequence[str] = ()) -> PhantomPreset:

@@ -20,9 +20,11 @@ from headct.phantom.dicom import SeriesHeader
 from headct.phantom.faults import FAULTS, Fault
 from headct.phantom.files import phantom_uid
 from headct.phantom.plan import Study, archive_sites
+from headct.phantom.plan import study_uid as uid_of_study
 from headct.phantom.profile import FINDINGS, PhantomPreset
 from headct.phantom.render import Rendered, render_scan
 from headct.phantom.scan import ScanSpec, acquisition_grid, draw_scan
+from headct.phantom.shortcut import with_shortcut
 
 Row = dict[str, Any]
 
@@ -84,8 +86,10 @@ def rendered_series(
     preset: PhantomPreset, study: Study
 ) -> tuple[HeadSeries, Rendered, NDArray[np.float64]]:
     """The head CT series of a study, and the truth about it with the affine of its own grid."""
-    site = archive_sites(preset)[study.site_index]
-    spec = draw_scan(preset, site, preset.seed, study.patient.number, study.scan)
+    sites = archive_sites(preset)
+    site, home = sites[study.site_index], sites[study.home_index]
+    spec = draw_scan(preset, site, preset.seed, study.patient.number, study.scan, home=home)
+    spec = with_shortcut(spec, preset, site, study.split)
     shape_zyx, affine_zyx = acquisition_grid(spec)
     rendered = render_scan(spec, shape_zyx, affine_zyx, masks=study.split is not None)
     hu, displayed = _as_displayed(rendered.hu, affine_zyx)
@@ -105,7 +109,7 @@ def _as_displayed(
 
 def _header(preset: PhantomPreset, study: Study, spec: ScanSpec) -> SeriesHeader:
     patient, scanner = study.patient, spec.acquisition
-    study_uid = phantom_uid(preset.seed, patient.number, study.scan)
+    study_uid = uid_of_study(preset.seed, study)
     signed = scanner.manufacturer in SIGNED_MANUFACTURERS
     header = SeriesHeader(
         patient_name=patient.name,
