@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,12 @@ from headct.config import to_toml
 from headct.errors import UsageError
 from headct.phantom import archive as archive_module
 from headct.phantom.archive import JOURNAL, write_archive
+from headct.phantom.plan import archive_sites, plan_studies, study_uid
 from headct.phantom.profile import FINDINGS, PhantomPreset, Prevalence
+from headct.phantom.scan import draw_scan
 from headct.volume.read import read_series
 
-ONLY_EDH = Prevalence(**dict.fromkeys(Prevalence.model_fields, 0.0) | {"edh": 1.0})
+ONLY_IPH = Prevalence(**dict.fromkeys(Prevalence.model_fields, 0.0) | {"iph": 1.0})
 PRESET = PhantomPreset(
     seed=1,
     n_train=4,
@@ -37,8 +40,8 @@ PRESET = PhantomPreset(
     faults=False,
     max_matrix=64,
     min_slice_mm=6,
-    severity=1.5,
-    prevalence=ONLY_EDH,
+    severity=2.0,
+    prevalence=ONLY_IPH,
 )
 
 Row = dict[str, str]
@@ -92,26 +95,60 @@ def test_a_patient_is_in_one_split_and_some_come_twice(labels: list[Row]) -> Non
 def test_some_labels_are_unknown_and_the_others_binary(labels: list[Row]) -> None:
     values = [row[finding] for row in labels for finding in FINDINGS]
     assert set(values) == {"0", "1", ""}
-    assert {row["edh"] for row in labels} <= {"1", ""}
+    first = {row["patient_id"]: row["iph"] for row in reversed(labels)}
+    assert set(first.values()) <= {"1", ""}, "what is resorbed later was there at first"
 
 
 def test_masks_lie_on_the_lesion_on_the_side_that_truth_says(archive: Path) -> None:
     truth = pq.read_table(archive / "truth" / "findings.parquet").to_pylist()
-    edh = [row for row in truth if row["finding"] == "edh"]
-    assert len(edh) == 10
-    for row in edh:
+    bleeds = [row for row in truth if row["finding"] == "iph"]
+    assert {row["study_uid"] for row in bleeds} == with_blood_left()
+    assert len(bleeds) > 7
+    for row in bleeds:
         volume = read_series(study_folder(archive, row["study_uid"]))
         with np.load(archive / "truth" / "masks" / f"{row['study_uid']}.npz") as saved:
-            mask, affine = saved["edh"], saved["affine_zyx"]
+            mask, affine = saved["iph"], saved["affine_zyx"]
         where = np.c_[np.argwhere(mask), np.ones(mask.sum())].T
         index = (np.linalg.inv(volume.affine_zyx) @ affine @ where)[:3]
         np.testing.assert_allclose(index, np.rint(index), atol=1e-3)
         z, y, x = np.rint(index).astype(int)
         assert abs(np.median(volume.hu[z, y, x]) - row["hu"]) < 8
         right = (affine @ where)[2].mean()
-        assert row["side"] == ("right" if right > 0 else "left")
+        if row["side"] != "both":
+            assert row["side"] == ("right" if right > 0 else "left")
         voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
         assert mask.sum() * voxel_ml == pytest.approx(row["volume_ml"], rel=0.3, abs=1)
+
+
+def with_blood_left() -> set[str]:
+    """Studies in which the haematoma is not resorbed yet."""
+    sites = archive_sites(PRESET)
+    found = set()
+    for study in plan_studies(PRESET):
+        spec = draw_scan(PRESET, sites[study.site_index], 1, study.patient.number, study.scan)
+        if spec.lesions:
+            found.add(study_uid(1, study))
+    return found
+
+
+def test_scans_say_when_they_were_made(archive: Path, labels: list[Row]) -> None:
+    scans = pq.read_table(archive / "truth" / "scans.parquet").to_pylist()
+    assert [row["study_uid"] for row in scans] == [row["study_uid"] for row in labels]
+    days = {(row["patient_id"], row["scan"]): row["days"] for row in scans}
+    assert all((day == 0) == (scan == 0) for (_, scan), day in days.items())
+    assert max(scan for _, scan in days) > 0
+    dates = {}
+    for row in scans:
+        first = next(
+            p for p in sorted(study_folder(archive, row["study_uid"]).rglob("*")) if p.is_file()
+        )
+        dates[row["patient_id"], row["scan"]] = date.fromisoformat(str(dcmread(first).StudyDate))
+    for (patient, scan), day in days.items():
+        assert (dates[patient, scan] - dates[patient, 0]).days == day
+    for row in scans:
+        assert 0.15 < row["evans_index"] < 0.5
+        assert 20 < row["csf_ml"] < 600
+        assert 3 < row["ventricles_ml"] < 250
 
 
 def study_folder(archive: Path, study_uid: str) -> Path:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from headct.errors import UsageError
 from headct.phantom.anatomy import draw_anatomy, vault_distance
-from headct.phantom.draw import draw_lesion
+from headct.phantom.draw import draw_lesions
 from headct.phantom.findings import (
-    EXCLUDES,
     Bleed,
     Collection,
+    Mass,
     MassEffect,
     displacement,
-    draw_presence,
     midline_shift_mm,
 )
+from headct.phantom.lesions import DURA_MM
 from headct.phantom.profile import DRAWN_FINDINGS, FINDINGS, PhantomPreset, load_preset, load_site
 from headct.phantom.render import Rendered, ScanSpec, draw_scan, render_scan
 
@@ -40,6 +38,15 @@ def rendered(finding: str, patient: int = 1, severity: float = 0.8) -> tuple[Sca
     return spec, render_scan(spec, SHAPE, AFFINE, scanner=False)
 
 
+def rendered_alone(finding: str, severity: float = 0.8) -> tuple[ScanSpec, Rendered]:
+    """The first patient in whom there is one lesion of this kind."""
+    for patient in range(1, 20):
+        spec = draw_scan(STILL, SITE, 5, patient, findings={finding: severity})
+        if len(spec.lesions) == 1:
+            return rendered(finding, patient, severity)
+    raise AssertionError("nobody has one lesion alone")
+
+
 def coordinates(step_mm: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     axes = [np.arange(-95, 95, step_mm)] * 3
     z, y, x = np.meshgrid(*axes, indexing="ij")
@@ -50,7 +57,7 @@ def test_a_bleed_has_the_volume_of_its_ellipsoid() -> None:
     checked = 0
     for patient in range(6):
         spec, scan = rendered("iph", patient)
-        (lesion,) = spec.lesions
+        lesion = spec.lesions[0]
         assert isinstance(lesion, Bleed)
         if lesion.location != "basal ganglia":
             continue
@@ -63,7 +70,7 @@ def test_a_bleed_has_the_volume_of_its_ellipsoid() -> None:
 
 @pytest.mark.parametrize("finding", ["edh", "sdh"])
 def test_a_collection_has_the_volume_of_its_formula(finding: str) -> None:
-    spec, scan = rendered(finding, patient=2, severity=0.6)
+    spec, scan = rendered_alone(finding, severity=0.7)
     (lesion,) = spec.lesions
     assert isinstance(lesion, Collection)
     x, y, z = coordinates()
@@ -71,7 +78,7 @@ def test_a_collection_has_the_volume_of_its_formula(finding: str) -> None:
     rho = np.sqrt(sum((c - c0) ** 2 for c, c0 in zip((x, y, z), lesion.centre, strict=True)))
     height = lesion.thickness_mm * (1 - (rho / lesion.radius_mm) ** lesion.exponent)
     high_up = z > -20
-    inside = (vault < 0) & (-vault < height) & high_up
+    inside = (vault < -DURA_MM) & (-vault < height) & high_up
     if finding == "sdh":
         inside &= x * (1 if lesion.side == "right" else -1) > 2
     from_formula_ml = inside.sum() / 1000
@@ -82,7 +89,7 @@ def test_a_collection_has_the_volume_of_its_formula(finding: str) -> None:
 
 @pytest.mark.parametrize("finding", PLACED)
 def test_a_mask_lies_in_its_tissue_and_on_its_side(finding: str) -> None:
-    spec, scan = rendered(finding)
+    spec, scan = rendered_alone(finding)
     normal = render_scan(replace(spec, lesions=()), SHAPE, AFFINE, scanner=False).hu
     mask = scan.masks[finding]
     assert mask.any()
@@ -90,7 +97,7 @@ def test_a_mask_lies_in_its_tissue_and_on_its_side(finding: str) -> None:
     if finding == "fracture":
         assert np.median(under) > 300, "in bone"
     else:
-        assert np.mean(under < 250) > 0.95, "inside the skull"
+        assert np.mean(under < 250) > 0.97, "inside the skull"
         assert under.min() > -150, "not in air"
     side = spec.lesions[0].side
     if side in ("left", "right") and finding != "ivh":
@@ -101,14 +108,17 @@ def test_a_mask_lies_in_its_tissue_and_on_its_side(finding: str) -> None:
 
 @pytest.mark.parametrize("finding", ["edh", "iph", "ivh", "mass", "infarct"])
 def test_a_lesion_has_its_hu(finding: str) -> None:
-    spec, scan = rendered(finding, patient=4, severity=1.0)
+    spec, scan = rendered_alone(finding, severity=1.0)
     lesion = spec.lesions[0]
     inner = scan.masks[finding]
     for axis in range(3):
         inner = inner & np.roll(inner, 1, axis) & np.roll(inner, -1, axis)
-    hu = np.median(scan.hu[inner]) if inner.any() else np.median(scan.hu[scan.masks[finding]])
-    low = getattr(lesion, "core_hu", None) if finding == "mass" else None
-    assert abs(hu - lesion.hu) < 4 or (low is not None and abs(hu - low) < 4)
+    hu = scan.hu[inner] if inner.any() else scan.hu[scan.masks[finding]]
+    if isinstance(lesion, Mass) and lesion.core_share:
+        off = np.minimum(abs(hu - lesion.hu), abs(hu - lesion.core_hu))
+        assert np.median(off) < 4
+    else:
+        assert abs(np.median(hu) - lesion.hu) < 4
 
 
 def test_hu_of_findings_are_as_the_literature_says() -> None:
@@ -117,57 +127,8 @@ def test_hu_of_findings_are_as_the_literature_says() -> None:
     ranges = {"edh": (50, 75), "iph": (50, 74), "ivh": (45, 70), "sah": (48, 64), "sdh": (14, 70)}
     for finding, (low, high) in ranges.items():
         for seed in range(60):
-            lesion = draw_lesion(np.random.default_rng(seed), finding, 0.5, anatomy)
-            assert low - 0.1 <= lesion.hu - 0.7 * anatomy.brain.fresh_blood_hu <= high + 0.1
-
-
-def test_blood_is_as_in_bhsd(real_data: Path) -> None:
-    table = real_data / "labels" / "fda_BHSD_hemorrhage_characteristics.csv"
-    with table.open(newline="") as handle:
-        rows = [row for row in csv.DictReader(handle) if float(row["Volume_[mL]"]) > 1]
-    preset = load_preset("base")
-    for finding in ("edh", "sdh", "iph"):
-        real = [row for row in rows if row["Type"] == finding.upper()]
-        rngs = [np.random.default_rng([3, seed]) for seed in range(200)]
-        drawn = [
-            draw_lesion(rng, finding, float(rng.random()), draw_anatomy(rng, preset))
-            for rng in rngs
-        ]
-        low, high = np.percentile([float(row["Median_HU"]) for row in real], [25, 90])
-        assert low < np.median([lesion.hu for lesion in drawn]) < high, finding
-        if finding == "iph":
-            volumes = [4 / 3 * np.pi * np.prod(lesion.radii) / 1000 for lesion in drawn]
-            low, high = np.percentile([float(row["Volume_[mL]"]) for row in real], [40, 75])
-            assert low < np.median(volumes) < high
-
-
-def test_prevalences_are_as_asked() -> None:
-    preset = load_preset("base")
-    rng = np.random.default_rng(0)
-    drawn = [draw_presence(rng, preset) for _ in range(4000)]
-    for finding, asked in preset.prevalence.model_dump().items():
-        share = np.mean([finding in present for present in drawn])
-        assert abs(share - asked) < 0.02, finding
-    assert 0.3 < np.mean([not present for present in drawn]) < 0.42
-    for present in drawn:
-        for finding, others in EXCLUDES.items():
-            assert finding not in present or not set(others) & set(present)
-
-
-def test_causes_bring_their_consequences() -> None:
-    rng = np.random.default_rng(1)
-    drawn = [draw_presence(rng, load_preset("base")) for _ in range(4000)]
-    with_edh = np.mean(["fracture" in p for p in drawn if "edh" in p])
-    without = np.mean(["fracture" in p for p in drawn if "edh" not in p])
-    assert with_edh > 0.4 > 3 * without
-
-
-def test_nothing_and_all_prevalence() -> None:
-    nothing = PhantomPreset.model_validate({"prevalence": dict.fromkeys(DRAWN_FINDINGS, 0.0)})
-    assert draw_presence(np.random.default_rng(0), nothing) == ()
-    always = PhantomPreset.model_validate({"prevalence": {"edh": 1.0}})
-    rng = np.random.default_rng(0)
-    assert all("edh" in draw_presence(rng, always) for _ in range(50))
+            for lesion in draw_lesions(np.random.default_rng(seed), finding, 0.5, anatomy):
+                assert low - 0.1 <= lesion.hu - 0.7 * anatomy.brain.fresh_blood_hu <= high + 0.1
 
 
 def test_midline_shift_is_away_from_the_lesion_and_labelled_by_its_size() -> None:

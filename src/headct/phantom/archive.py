@@ -2,7 +2,8 @@
 
 ARCHIVE/  dicom/<site>/ST00001/...   CT series and everything else that lies in an archive
           labels.csv                 one row per labelled study: 1, 0 or nothing per finding
-          truth/findings.parquet     every finding with side, place, HU, volume; midline shift
+          truth/findings.parquet     every finding with side, place, stage, HU, volume
+          truth/scans.parquet        every scan: day, midline shift, Evans index, CSF
           truth/masks/<uid>.npz      where it is, on the grid of the series
           truth/pairs.csv            scans of one patient on one day by two scanners, if asked for
           truth/planted.csv          what was planted, and what ingest must say about it
@@ -52,14 +53,34 @@ TRUTH_SCHEMA = pa.schema(
         pa.field("finding", pa.string(), nullable=False),
         pa.field("side", pa.string()),
         pa.field("location", pa.string()),
+        pa.field("stage", pa.string()),
+        pa.field("n_lesions", pa.int64()),
+        pa.field("age_days", pa.float64()),
         pa.field("severity", pa.float64()),
         pa.field("hu", pa.float64()),
         pa.field("volume_ml", pa.float64()),
         pa.field("midline_shift_mm", pa.float64()),
     ]
 )
-"""Columns of truth/findings.parquet: one row per finding that is there. `midline_shift_mm` is that
-of the whole scan, positive to the patient's right."""
+"""Columns of truth/findings.parquet: one row per finding that is there; stage, age and HU are those
+of its largest lesion. `midline_shift_mm` is the whole scan's, positive to the patient's right."""
+SCANS_SCHEMA = pa.schema(
+    [
+        pa.field("study_uid", pa.string(), nullable=False),
+        pa.field("patient_id", pa.string(), nullable=False),
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("scan", pa.int64(), nullable=False),
+        pa.field("days", pa.float64(), nullable=False),
+        pa.field("age_years", pa.int64(), nullable=False),
+        pa.field("sex", pa.string(), nullable=False),
+        pa.field("midline_shift_mm", pa.float64(), nullable=False),
+        pa.field("evans_index", pa.float64(), nullable=False),
+        pa.field("csf_ml", pa.float64(), nullable=False),
+        pa.field("ventricles_ml", pa.float64(), nullable=False),
+    ]
+)
+"""Columns of truth/scans.parquet: one row per labelled study. `days` since the first scan;
+`csf_ml` of sulci and cisterns, and `ventricles_ml`, are what is in the picture."""
 
 
 def write_archive(preset: PhantomPreset, folder: Path, n_workers: int) -> str:
@@ -151,8 +172,13 @@ def _write_tables(folder: Path, records: list[StudyRecord], pairs: list[dict[str
     if pairs:
         write_text(truth / "pairs.csv", _csv(PAIR_COLUMNS, pairs))
     findings = [row for record in records for row in record["findings"]]
-    with replacing(truth / "findings.parquet") as aside:
-        pq.write_table(pa.Table.from_pylist(findings, schema=TRUTH_SCHEMA), aside)
+    scans = [record["scan"] for record in records if record["scan"]]
+    for name, rows, schema in (
+        ("findings", findings, TRUTH_SCHEMA),
+        ("scans", scans, SCANS_SCHEMA),
+    ):
+        with replacing(truth / f"{name}.parquet") as aside:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), aside)
     labels = [record["label"] for record in records if record["label"]]
     write_text(folder / LABELS, _csv(LABEL_COLUMNS, labels))
 

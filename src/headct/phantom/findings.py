@@ -6,17 +6,15 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headct.errors import UsageError
 from headct.phantom.anatomy import Brain
 from headct.phantom.fields import Xyz
-from headct.phantom.profile import DRAWN_FINDINGS, DrawnFinding, PhantomPreset
+from headct.phantom.profile import DrawnFinding
 
 Side = Literal["left", "right", "both", "midline"]
 
@@ -38,17 +36,31 @@ class MassEffect:
 
 @dataclass(frozen=True)
 class Lesion:
-    """What all findings have in common; `hu` is that of the lesion, or of nothing (nan-free 0)."""
+    """What all findings have in common.
+
+    Attributes:
+        hu: of the lesion.
+        stage: how old it looks, where that has a name.
+        age_days: time since it came about.
+        volume_ml: of haemorrhages; their extent follows from it, see `sizing.sized`.
+    """
 
     finding: DrawnFinding
     side: Side
     location: str
     severity: float
     hu: float
+    stage: str = field(default="", kw_only=True)
+    age_days: float = field(default=0.0, kw_only=True)
+    volume_ml: float = field(default=0.0, kw_only=True)
 
     def mass_effect(self) -> tuple[MassEffect, ...]:
         """How the brain is displaced."""
         return ()
+
+    def applied(self, brain: Brain) -> Brain:
+        """The brain with the change that this finding makes to the whole of it."""
+        return brain
 
 
 @dataclass(frozen=True)
@@ -58,13 +70,17 @@ class Collection(Lesion):
     Attributes:
         centre: point of the inner table; rho is the distance from it.
         swirl_hu: HU of unclotted blood inside, 0 where there is none.
+        serum_hu: HU of the fluid above the level to which cells have sunk, 0 where there is none.
+        level_mm: height of that level along y, in a patient who lies on the back.
     """
 
     centre: Xyz
     thickness_mm: float
     radius_mm: float
     exponent: int
-    swirl_hu: float
+    swirl_hu: float = 0.0
+    serum_hu: float = 0.0
+    level_mm: float = 0.0
 
     def mass_effect(self) -> tuple[MassEffect, ...]:
         """A collection pushes the brain away from the skull by most of its thickness."""
@@ -74,16 +90,20 @@ class Collection(Lesion):
 
 @dataclass(frozen=True)
 class Subarachnoid(Lesion):
-    """Blood in the CSF spaces around a point; `mix` is its share of them."""
+    """Blood in the CSF spaces around a point; `patchy` where it has left some of them free."""
 
     centre: Xyz
     radius_mm: float
-    mix: float
+    patchy: bool
 
 
 @dataclass(frozen=True)
 class Bleed(Lesion):
-    """Blood in the brain: an ellipsoid with a rough surface and a rim of oedema."""
+    """Blood in the brain: an ellipsoid with a rough surface and a rim of oedema.
+
+    Attributes:
+        radii: half axes in mm, to which `sizing.sized` gives the size that the volume asks for.
+    """
 
     centre: Xyz
     radii: Xyz
@@ -97,23 +117,37 @@ class Bleed(Lesion):
 
 @dataclass(frozen=True)
 class VentricularBlood(Lesion):
-    """Blood in the dependent part of the ventricles of a patient who lies on the back."""
+    """Blood in the dependent part of the ventricles of a patient who lies on the back.
+
+    Attributes:
+        ventricle: factor by which the blood distends them.
+    """
 
     level_mm: float
+    ventricle: float = 1.0
+
+    def applied(self, brain: Brain) -> Brain:
+        """The brain with distended ventricles."""
+        return replace(brain, ventricle=min(brain.ventricle * self.ventricle, MAX_VENTRICLE))
 
 
 @dataclass(frozen=True)
 class Infarct(Lesion):
-    """A territory that has lost its grey-white contrast; `share` of the way to its HU."""
+    """A territory that has lost its grey-white contrast.
+
+    Attributes:
+        share: of the way to its HU.
+        swelling: 1 at its height; below 0 where an old one has shrunk.
+    """
 
     centre: Xyz
     radii: Xyz
     share: float
-    stage: Literal["acute", "subacute", "chronic"]
+    swelling: float
 
     def mass_effect(self) -> tuple[MassEffect, ...]:
-        """Swelling, except in old infarcts."""
-        push = 0.0 if self.stage == "chronic" else 0.12 * float(np.mean(self.radii))
+        """Swelling pushes; what an old infarct has lost pulls."""
+        push = 0.12 * self.swelling * float(np.mean(self.radii))
         return (MassEffect(self.centre, push, 40.0),) if push else ()
 
 
@@ -152,13 +186,13 @@ class Diffuse(Lesion):
     ventricle: float = 1.0
     sulcus: float = 1.0
     gap_mm: float = 0.0
-    contrast_hu: float | None = None
+    contrast: float = 1.0
     white_hu: float = 0.0
     periventricular_hu: float = 0.0
 
     def applied(self, brain: Brain) -> Brain:
         """The brain with this change."""
-        grey = brain.grey_hu if self.contrast_hu is None else brain.white_hu + self.contrast_hu
+        grey = brain.white_hu + (brain.grey_hu - brain.white_hu) * self.contrast
         return replace(
             brain,
             ventricle=min(brain.ventricle * self.ventricle, MAX_VENTRICLE),
@@ -191,63 +225,3 @@ def midline_shift_mm(effects: tuple[MassEffect, ...]) -> float:
     for _ in range(12):
         place = start - displacement(effects, place)
     return float(place[0, 0])
-
-
-CAUSES: dict[DrawnFinding, dict[DrawnFinding, float]] = {
-    "ivh": {"iph": 0.3, "sah": 0.15},
-    "hydrocephalus": {"ivh": 0.25, "sah": 0.12},
-    "fracture": {"edh": 0.5, "sdh": 0.08},
-    "sah": {"sdh": 0.1},
-    "sdh": {"atrophy": 0.12},
-}
-"""Finding -> cause -> chance that the cause brings it."""
-
-EXCLUDES: dict[DrawnFinding, tuple[DrawnFinding, ...]] = {
-    "oedema": ("atrophy", "hydrocephalus"),
-}
-"""A swollen brain has neither wide ventricles nor wide sulci."""
-
-_ORDER: tuple[DrawnFinding, ...] = (
-    "atrophy",
-    "edh",
-    "iph",
-    "sdh",
-    "sah",
-    "ivh",
-    "hydrocephalus",
-    "infarct",
-    "mass",
-    "fracture",
-    "oedema",
-)
-
-
-def draw_presence(rng: np.random.Generator, preset: PhantomPreset) -> tuple[DrawnFinding, ...]:
-    """Which findings a patient has: causes bring consequences, shares are as the preset says."""
-    prevalence = preset.prevalence.model_dump()
-    present: set[DrawnFinding] = set()
-    for finding in _ORDER:
-        causes = CAUSES.get(finding, {})
-        absent = np.prod([1 - prevalence[cause] * chance for cause, chance in causes.items()])
-        alone = max(0.0, 1 - (1 - prevalence[finding]) / float(absent))
-        excluded = EXCLUDES.get(finding, ())
-        possible = float(np.prod([1 - prevalence[other] for other in excluded]))
-        drawn = rng.random() < min(1.0, alone / max(possible, 1e-9))
-        brought = [rng.random() < chance for cause, chance in causes.items() if cause in present]
-        if (drawn or any(brought)) and not present.intersection(excluded):
-            present.add(finding)
-    return tuple(f for f in DRAWN_FINDINGS if f in present)
-
-
-def require_findings(wanted: Mapping[str, bool | float]) -> tuple[DrawnFinding, ...]:
-    """The findings asked for.
-
-    Raises:
-        UsageError: one is unknown, or is midline shift, which only follows from others.
-    """
-    for name in wanted:
-        if name not in DRAWN_FINDINGS:
-            raise UsageError(
-                f"no finding {name!r} can be planted", remedy=f"one of: {', '.join(DRAWN_FINDINGS)}"
-            )
-    return tuple(f for f in DRAWN_FINDINGS if wanted.get(f))

@@ -26,6 +26,15 @@ from headct.phantom.profile import DrawnFinding
 Share = tuple[DrawnFinding, Box, Floats]
 """A finding, where on the canvas, and its share of each voxel there."""
 
+DURA_MM = 0.5
+"""Between the bone and a collection."""
+DISTENDED, FILLED = 1.8, 2.4
+"""Sulci and cisterns are wider where there is blood in them, more so where they are full of it."""
+REACH = 1.2
+"""Blood in the CSF thins out until this many radii."""
+ROUGH = 0.12
+"""Roughness of a bleed's surface as a share of its radius, so that it hardly adds volume."""
+
 
 def paint_lesions(
     canvas: Canvas, maps: HeadMaps, parts: Compartments, lesions: tuple[Lesion, ...]
@@ -34,7 +43,7 @@ def paint_lesions(
     for lesion in sorted(lesions, key=lambda lesion: isinstance(lesion, Collection)):
         match lesion:
             case Collection():
-                found = _collection(canvas, maps, parts, lesion)
+                found = _collection(canvas, maps, lesion)
             case Subarachnoid():
                 found = _subarachnoid(canvas, maps, parts, lesion)
             case Bleed():
@@ -58,51 +67,80 @@ def _everywhere(canvas: Canvas) -> Box:
     return slice(0, nz), slice(0, ny), slice(0, nx)
 
 
-def _distance(x: Floats, y: Floats, z: Floats, centre: Xyz) -> Floats:
+def distance(x: Floats, y: Floats, z: Floats, centre: Xyz) -> Floats:
+    """Distance to a point."""
     squares = np.zeros((), np.float32)
     for c, c0 in zip((x, y, z), centre, strict=True):
         squares = squares + (c - np.float32(c0)) ** 2
     return np.sqrt(squares)
 
 
-def _collection(
-    canvas: Canvas, maps: HeadMaps, parts: Compartments, lesion: Collection
-) -> tuple[Box, Floats] | None:
+def collection_share(part: Canvas, depth: Floats, lesion: Collection) -> Floats:
+    """Share of each voxel.
+
+    Args:
+        part: of the canvas.
+        depth: below the inner table, mm.
+        lesion: what is painted.
+    """
+    rho = distance(part.x, part.y, part.z, lesion.centre) * np.float32(1 / lesion.radius_mm)
+    d = depth - np.float32(lesion.thickness_mm) * (1 - rho**lesion.exponent)
+    if lesion.finding == "sdh":
+        sign = np.float32(1 if lesion.side == "right" else -1)
+        d = np.maximum(d, 2 - part.x * sign)
+    # of a layer between two surfaces, however thin: what lies within both
+    within = occupancy(np.float32(DURA_MM) - depth, part.blur_mm)
+    share: Floats = np.maximum(occupancy(d, part.blur_mm) + within - 1, 0)
+    return share
+
+
+def _collection(canvas: Canvas, maps: HeadMaps, lesion: Collection) -> tuple[Box, Floats] | None:
     r = lesion.radius_mm
     where = canvas.box(lesion.centre, (r, r, r))
     if where is None:
         return None
     part = canvas.part(where)
-    rho = _distance(part.x, part.y, part.z, lesion.centre) * np.float32(1 / r)
-    height = np.float32(lesion.thickness_mm) * (1 - rho**lesion.exponent)
-    depth = -maps.inside[where]
-    d = depth - height
-    if lesion.finding == "sdh":
-        sign = np.float32(1 if lesion.side == "right" else -1)
-        d = np.maximum(d, 2 - part.x * sign)
-    share = occupancy(d, canvas.blur_mm) * parts.inside[where]
+    share = collection_share(part, -maps.inside[where], lesion)
     value: float | Floats = lesion.hu
-    if lesion.swirl_hu:
+    if lesion.serum_hu:
+        sunk = occupancy(part.y - np.float32(lesion.level_mm), max(4.0, canvas.blur_mm))
+        value = lesion.serum_hu + (lesion.hu - lesion.serum_hu) * sunk
+    elif lesion.swirl_hu:
         swirl = smooth_step(0.5 * maps.texture[where] + 1.2 * maps.shape[where], 0.3, 1.5)
         value = lesion.hu + (lesion.swirl_hu - lesion.hu) * swirl
     paint(part.hu, share, value)
     return where, share
 
 
+def subarachnoid_share(
+    maps: HeadMaps, parts: Compartments, where: Box, lesion: Subarachnoid
+) -> Floats:
+    """Share of blood if it were everywhere: clots in the sulci and cisterns they distend."""
+    wider = np.float32(DISTENDED if lesion.patchy else FILLED)
+    distended: Floats = np.minimum(parts.csf[where] * wider, parts.inside[where])
+    if not lesion.patchy:
+        return distended
+    clots = smooth_step(0.8 * maps.shape[where] + 0.3 * maps.texture[where], -0.6, 0.1)
+    distended *= clots
+    return distended
+
+
+def near(away: Floats, radius_mm: float) -> Floats:
+    """1 within about a radius, 0 beyond `REACH` of it."""
+    return 1 - smooth_step(away, radius_mm * 0.85, radius_mm * REACH)
+
+
 def _subarachnoid(
     canvas: Canvas, maps: HeadMaps, parts: Compartments, lesion: Subarachnoid
 ) -> tuple[Box, Floats] | None:
-    r = lesion.radius_mm * 1.3
+    r = lesion.radius_mm * REACH
     where = canvas.box(lesion.centre, (r, r, r))
     if where is None:
         return None
     part = canvas.part(where)
-    away = _distance(part.xb, part.yb, part.zb, lesion.centre)
-    near = 1 - smooth_step(away, lesion.radius_mm * 0.7, r)
-    clots = smooth_step(0.8 * maps.shape[where] + 0.3 * maps.texture[where], -0.7, 0.5)
-    distended = np.minimum(parts.csf[where] * np.float32(1.7), parts.inside[where])
-    share = distended * near * clots
-    paint(part.hu, share * np.float32(lesion.mix), lesion.hu)
+    away = distance(part.xb, part.yb, part.zb, lesion.centre)
+    share = subarachnoid_share(maps, parts, where, lesion) * near(away, lesion.radius_mm)
+    paint(part.hu, share, lesion.hu)
     return where, share
 
 
@@ -115,7 +153,7 @@ def _bleed(
         return None
     part = canvas.part(where)
     d = ellipsoid(part.x, part.y, part.z, lesion.centre, lesion.radii)
-    d += maps.texture[where] * np.float32(1.2)
+    d += maps.texture[where] * np.float32(min(1.2, ROUGH * min(lesion.radii)))
     rim = (1 - smooth_step(d, 0, lesion.rim_mm)) * (parts.tissue[where])
     paint(part.hu, rim * np.float32(0.9), lesion.rim_hu)
     share = occupancy(d, canvas.blur_mm) * parts.inside[where]
@@ -123,13 +161,18 @@ def _bleed(
     return where, share
 
 
+def ventricular_share(canvas: Canvas, ventricle: Floats, lesion: VentricularBlood) -> Floats:
+    """Share of the ventricles in which blood can be, whatever its level."""
+    if lesion.side == "both":
+        return ventricle
+    return ventricle * (canvas.xb > 0 if lesion.side == "right" else canvas.xb < 0)
+
+
 def _ventricular(
     canvas: Canvas, parts: Compartments, lesion: VentricularBlood
 ) -> tuple[Box, Floats]:
     below = occupancy(canvas.y - np.float32(lesion.level_mm), canvas.blur_mm)
-    share = parts.ventricle * below
-    if lesion.side != "both":
-        share *= canvas.xb > 0 if lesion.side == "right" else canvas.xb < 0
+    share = ventricular_share(canvas, parts.ventricle, lesion) * below
     paint(canvas.hu, share, lesion.hu)
     return _everywhere(canvas), share
 
@@ -147,8 +190,8 @@ def _infarct(
     territory = occupancy(d, max(canvas.blur_mm, 3.0))
     share = territory * parts.tissue[where]
     paint(part.hu, share * np.float32(lesion.share), lesion.hu)
-    if lesion.stage != "chronic":
-        swollen = territory * parts.csf[where] * np.float32(0.7)
+    if lesion.swelling > 0:  # sulci are effaced
+        swollen = territory * parts.csf[where] * np.float32(0.7 * min(1.0, lesion.swelling))
         paint(part.hu, swollen, lesion.hu)
     return where, share
 
@@ -200,7 +243,7 @@ def _fracture(canvas: Canvas, maps: HeadMaps, lesion: Fracture) -> tuple[Box, Fl
         plane = plane + (c - np.float32(c0)) * np.float32(n)
     plane += maps.texture[where] * np.float32(0.8)
     cut = np.abs(plane) - np.float32(lesion.width_mm / 2)
-    cut = np.maximum(cut, _distance(part.x, part.y, part.z, lesion.centre) - np.float32(half))
+    cut = np.maximum(cut, distance(part.x, part.y, part.z, lesion.centre) - np.float32(half))
     bone = occupancy(np.maximum(maps.skull[where], -maps.inside[where]), canvas.blur_mm)
     share = occupancy(cut, canvas.blur_mm) * bone
     paint(part.hu, share, lesion.hu)

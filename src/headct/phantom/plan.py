@@ -15,6 +15,7 @@ from headct.errors import UsageError
 from headct.phantom.dicom import TransferSyntax
 from headct.phantom.faults import FAULTS
 from headct.phantom.files import phantom_uid
+from headct.phantom.patient import scan_day
 from headct.phantom.profile import PhantomPreset, site_for
 from headct.phantom.shortcut import require_shortcut
 from headct.phantom.site import SiteProfile
@@ -26,6 +27,9 @@ PATIENTS_PER_SITE = 1_000_000
 POOL_PATIENTS_FROM = 500_000
 FAULTY_PATIENTS_FROM = 900_000
 """Patients of a site are numbered; the labelled, the pool's and the faulty never share one."""
+
+MOST_SCANS = 4
+"""Of one patient."""
 
 SYNTAX_OF_REST: dict[int, TransferSyntax] = {7: "rle", 15: "jpeg2000", 23: "deflated"}
 LAYOUT_OF_REST: dict[int, Layout] = {3: "spread", 11: "mixed"}
@@ -71,7 +75,7 @@ class Study:
     Attributes:
         index: among all studies of the archive.
         site_index: of `preset.sites`; the first is the internal one.
-        scan: 0 for a patient's first scan, 1 for the second.
+        scan: 0 for a patient's first scan, 1 for the second, and so on.
         split: None for a faulty study, which has no label.
         fault: name of what is planted in it, if anything.
         rescan: made on the day of the same scan at the patient's own site, by another scanner.
@@ -171,7 +175,9 @@ def _labelled(
         while left:
             number = next(patients)
             rng = np.random.default_rng([preset.seed, number, 1])
-            n_scans = min(left, 2 if rng.random() < preset.repeat_fraction else 1)
+            n_scans = 1
+            while n_scans < min(left, MOST_SCANS) and rng.random() < preset.repeat_fraction:
+                n_scans += 1
             for scan in range(n_scans):
                 yield _study(preset, site, site_index, next(index), number, scan, split)
             left -= n_scans
@@ -200,8 +206,8 @@ def _study(
     rng = np.random.default_rng([preset.seed, number, 2])
     name = f"{rng.choice(_LAST_NAMES)}^{rng.choice(_FIRST_NAMES)}"
     first_day = date(2016, 1, 4) + timedelta(days=int(rng.integers(2500)))
-    later = timedelta(days=scan * int(rng.integers(2, 400)))
-    hour, minute, second = rng.integers([[24, 60, 60]] * 2)[min(scan, 1)]
+    later = timedelta(days=scan_day(preset.seed, number, scan))
+    hour, minute, second = rng.integers([[24, 60, 60]] * MOST_SCANS)[scan]
     return Study(
         index=index,
         site=site,

@@ -115,7 +115,7 @@ class PhantomPreset(Config):
     pool_grid: Literal["demo", "small", "base"] = "demo"
     """Canonical grid of the pool."""
     repeat_fraction: Fraction = 0.12
-    """Share of patients with a second, later scan."""
+    """Share of patients with a second, later scan; of those with a third, and with a fourth."""
     rescanned_fraction: Fraction = 0.0
     """Share of the first site's test scans that are made once more on the same day by a scanner of
     the second site: the same head and findings, another protocol."""
@@ -141,7 +141,8 @@ class PhantomPreset(Config):
     deformation_mm: float = Field(default=2.5, ge=0, le=5)
     """mm, sd of the smooth deformation that makes a head individual."""
     severity: float = Field(default=1.0, gt=0, le=2)
-    """Size and contrast of findings: severity is U(0, 1) times this, at most 1.2."""
+    """Size and contrast of findings: severity, a quantile, is U(0, 1) to the power of 1 over the
+    square of this."""
     hu_variation: float = Field(default=1.0, ge=0, le=2)
     """Spread of the HU of grey and white matter and of blood among patients."""
     shift_label_mm: float = Field(default=4.0, gt=0, le=20)

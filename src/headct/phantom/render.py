@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headct.errors import GeometryError
-from headct.phantom.brain import paint_brain
+from headct.phantom.brain import Compartments, paint_brain
 from headct.phantom.canvas import Canvas
 from headct.phantom.fields import Floats, lattice_nodes, upsampling
 from headct.phantom.findings import displacement
@@ -32,6 +32,7 @@ from headct.phantom.scan import (
 )
 from headct.phantom.scanner import Grid, apply_scanner, paint_table
 from headct.phantom.spectrum import brain_at, lesions_at, skull_at
+from headct.phantom.subslices import subslices
 from headct.phantom.truth import describe
 from headct.volume.volume import AIR_HU, MAX_HU, MIN_HU
 from headct.workers import one_blas_thread
@@ -49,8 +50,6 @@ __all__ = [
 
 LATTICE_MM = 9.0
 """Smooth maps are computed at every ninth millimetre and interpolated."""
-SUBSLICE_MM = 3.5
-"""Slices further apart than this are averaged from several sub-slices."""
 BLOCK_VOXELS = 160_000
 """Voxels painted at a time: what fits into the cache."""
 VAULT_CENTRE_MM, VAULT_HALF_MM = (0.0, 0.0, 4.0), (69.0, 87.0, 68.0)
@@ -67,8 +66,7 @@ class Rendered:
         hu: int16 [z y x].
         masks: finding -> bool [z y x], where it is in the picture and has a place; empty where
             masks were not asked for.
-        truth: plain JSON values: `labels` (finding -> 0 or 1), `volume_ml`, `midline_shift_mm`,
-            and per planted finding `side`, `location`, `hu` and `severity`.
+        truth: plain JSON values, see `truth.describe`.
     """
 
     hu: NDArray[np.int16]
@@ -118,7 +116,7 @@ def render_scan(
     if spec.mirror:
         stored = np.ascontiguousarray(stored[:, :, ::-1])
         found = {name: np.ascontiguousarray(mask[:, :, ::-1]) for name, mask in found.items()}
-    return Rendered(stored, found, describe(spec, painted.volume_ml))
+    return Rendered(stored, found, describe(spec, painted.volume_ml, painted.csf_ml))
 
 
 def _mirror(affine: NDArray[np.float64], n_columns: int) -> NDArray[np.float64]:
@@ -149,7 +147,7 @@ class _Painting:
         as_ingested: bool,
     ) -> None:
         self.spec = spec
-        self.average, self.affine = _subslices(
+        self.average, self.affine = subslices(
             shape_zyx, affine, spec.acquisition.slice_thickness_mm
         )
         self.shape = (self.average.shape[1], *shape_zyx[1:])
@@ -158,6 +156,7 @@ class _Painting:
         self.near = np.zeros(self.shape, np.float32)
         self.shares: dict[str, Floats] = {}
         self.volume_ml: dict[str, float] = {}
+        self.csf_ml = (0.0, 0.0)
         self.masks = masks
         self.scanned: NDArray[np.bool_] | None = None
         if as_ingested:
@@ -222,8 +221,16 @@ class _Painting:
         inner, maps = canvas.part(where), maps.part(where)
         parts = paint_brain(inner, maps, self.brain)
         offset = (start + where[0].start, where[1].start, where[2].start)
+        self._measure(parts, offset[0])
         for share in paint_lesions(inner, maps, parts, self.lesions):
             self._keep(share, offset)
+
+    def _measure(self, parts: Compartments, start: int) -> None:
+        weights = self.weights[start : start + parts.csf.shape[0]] * self.voxel_ml
+        outside, within = (
+            float(share.sum(axis=(1, 2)) @ weights) for share in (parts.csf, parts.ventricle)
+        )
+        self.csf_ml = (self.csf_ml[0] + outside, self.csf_ml[1] + within)
 
     def _paint_table(self, hu: Floats, start: int) -> None:
         low, _ = head_box_mm(self.spec)
@@ -274,26 +281,3 @@ class _Painting:
         world_from_head[:3, :3] = (a.rotation * np.asarray(self.spec.anatomy.scale))[::-1]
         world_from_head[:3, 3] = a.shift_mm[::-1]
         return np.asarray(np.linalg.inv(self.affine) @ world_from_head)
-
-
-def _subslices(
-    shape_zyx: tuple[int, int, int], affine: NDArray[np.float64], thickness_mm: float
-) -> tuple[Floats, NDArray[np.float64]]:
-    """Averaging matrix [slices, sub-slices] over the slice thickness; the sub-slices' affine."""
-    step = float(np.linalg.norm(affine[:3, 0]))
-    n_sub = max(1, int(np.ceil(step / SUBSLICE_MM)))
-    fine = step / n_sub
-    width = max(thickness_mm, step)
-    extra = max(0, int(np.ceil((width - step) / 2 / fine - 1e-6)))
-    n_fine = shape_zyx[0] * n_sub + 2 * extra
-    place = (np.arange(n_fine) - extra - (n_sub - 1) / 2) * fine
-    centre = np.arange(shape_zyx[0])[:, None] * step
-    low, high = centre - width / 2, centre + width / 2
-    overlap = np.minimum(high, place + fine / 2) - np.maximum(low, place - fine / 2)
-    average = np.clip(overlap, 0, None)
-    average /= average.sum(axis=1, keepdims=True)
-    moved = affine.copy()
-    moved[:3, 0] = affine[:3, 0] / n_sub
-    moved[:3, 3] = affine[:3, 3] + affine[:3, 0] * (place[0] / step)
-    average[np.abs(average) < 1e-6] = 0
-    return average.astype(np.float32), moved

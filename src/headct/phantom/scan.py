@@ -14,25 +14,20 @@ from numpy.typing import NDArray
 
 from headct.phantom.acquisition import Acquisition, draw_acquisition
 from headct.phantom.anatomy import VAULT_RADII_MM, Anatomy, Brain, draw_anatomy
-from headct.phantom.draw import draw_lesion, fracture_at
 from headct.phantom.fields import Xyz
 from headct.phantom.findings import (
-    MAX_SEVERITY,
-    Collection,
-    Diffuse,
     Fracture,
     Lesion,
     MassEffect,
-    draw_presence,
     midline_shift_mm,
-    require_findings,
 )
 from headct.phantom.metal import RAYS, Implant, Streak, draw_implants
+from headct.phantom.patient import draw_findings, scan_day
 from headct.phantom.profile import PhantomPreset
 from headct.phantom.site import SiteProfile
 from headct.volume.preprocessing import Preprocessing
 
-ANATOMY, FINDINGS, ACQUISITION, METAL = 11, 12, 13, 14
+ANATOMY, ACQUISITION, METAL = 11, 13, 14
 """Last word of the seeds of the independent draws."""
 
 
@@ -41,6 +36,7 @@ class ScanSpec:
     """One scan to render.
 
     Attributes:
+        days: since the patient's first scan.
         shift_label_mm: midline shift is labelled from here.
         mirror: render the mirror image of everything, noise included.
     """
@@ -49,6 +45,7 @@ class ScanSpec:
     patient: int
     scan: int
     site: str
+    days: float
     anatomy: Anatomy
     lesions: tuple[Lesion, ...]
     acquisition: Acquisition
@@ -71,8 +68,7 @@ class ScanSpec:
         """The brain, changed by diffuse findings."""
         brain = self.anatomy.brain
         for lesion in self.lesions:
-            if isinstance(lesion, Diffuse):
-                brain = lesion.applied(brain)
+            brain = lesion.applied(brain)
         return brain
 
     @property
@@ -110,6 +106,7 @@ def draw_scan(
     scan: int = 0,
     findings: Mapping[str, bool | float] | None = None,
     home: SiteProfile | None = None,
+    days: float | None = None,
 ) -> ScanSpec:
     """Draw one scan of one patient at one site.
 
@@ -117,15 +114,18 @@ def draw_scan(
         preset: difficulty and prevalences.
         site: the hospital whose scanner is used.
         seed: of the whole archive.
-        patient: number of the patient; head and findings depend on (seed, patient) only.
-        scan: number of the scan of this patient.
+        patient: number of the patient; head and findings depend on (seed, patient) and, for
+            the findings, on the day only.
+        scan: number of the scan of this patient; findings have changed since the first.
         findings: where given, exactly these are planted: True, or a severity above 0.
+        days: since the first scan; `patient.scan_day` where not given.
         home: the hospital that says how common metal is in its patients; `site` where not given.
 
     Raises:
         UsageError: an unknown finding.
     """
     anatomy = draw_anatomy(np.random.default_rng([seed, patient, ANATOMY]), preset)
+    days = float(scan_day(seed, patient, scan)) if days is None else days
     rng = np.random.default_rng([seed, patient, scan, ACQUISITION, *site.name.encode()])
     return ScanSpec(
         seed=seed,
@@ -133,40 +133,12 @@ def draw_scan(
         scan=scan,
         site=site.name,
         anatomy=anatomy,
-        lesions=_draw_lesions(preset, seed, patient, anatomy, findings),
+        days=days,
+        lesions=draw_findings(preset, seed, patient, anatomy, days, findings),
         acquisition=draw_acquisition(rng, site, preset),
         shift_label_mm=preset.shift_label_mm,
         implants=draw_implants(np.random.default_rng([seed, patient, METAL]), home or site),
     )
-
-
-def _draw_lesions(
-    preset: PhantomPreset,
-    seed: int,
-    patient: int,
-    anatomy: Anatomy,
-    wanted: Mapping[str, bool | float] | None,
-) -> tuple[Lesion, ...]:
-    rng = np.random.default_rng([seed, patient, FINDINGS])
-    present = draw_presence(rng, preset)
-    if wanted is not None:
-        present = require_findings(wanted)
-    lesions: list[Lesion] = []
-    for finding in present:
-        severity = min(float(rng.random()) * preset.severity, MAX_SEVERITY)
-        asked = True if wanted is None else wanted[finding]
-        if not isinstance(asked, bool):
-            severity = float(asked)
-        lesions.append(draw_lesion(rng, finding, severity, anatomy))
-    bleeding = next((m for m in lesions if isinstance(m, Collection) and m.finding == "edh"), None)
-    if bleeding is not None:
-        lesions = [
-            fracture_at(rng, m.severity, bleeding.centre, bleeding.side, anatomy)
-            if isinstance(m, Fracture)
-            else m
-            for m in lesions
-        ]
-    return tuple(lesions)
 
 
 def mirrored(spec: ScanSpec) -> ScanSpec:

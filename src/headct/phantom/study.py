@@ -39,6 +39,7 @@ class StudyRecord(TypedDict):
 
     index: int
     label: Row | None
+    scan: Row | None
     findings: list[Row]
     planted: list[Row]
 
@@ -77,6 +78,7 @@ def make_study(job: StudyJob) -> StudyRecord:
     return StudyRecord(
         index=study.index,
         label=_label(job.preset, study, header, rendered) if study.split else None,
+        scan=_scan(study, header, rendered) if study.split else None,
         findings=list(_findings(study, header, rendered)) if study.split else [],
         planted=[_planted(study, header, *planted) for planted in folder.planted],
     )
@@ -213,6 +215,19 @@ def _label(preset: PhantomPreset, study: Study, header: SeriesHeader, rendered: 
     values = {f: "" if u else labels[f] for f, u in zip(FINDINGS, unknown, strict=True)}
     about = {"study_uid": header.study_uid, "patient_id": header.patient_id}
     return about | {"site": study.site, "split": study.split} | values
+
+
+def _scan(study: Study, header: SeriesHeader, rendered: Rendered) -> Row:
+    """A row of truth/scans.parquet."""
+    measured = ("days", "midline_shift_mm", "evans_index", "csf_ml", "ventricles_ml")
+    return {
+        "study_uid": header.study_uid,
+        "patient_id": header.patient_id,
+        "site": study.site,
+        "scan": study.scan,
+        "age_years": header.age_years,
+        "sex": header.sex,
+    } | {name: rendered.truth[name] for name in measured}
 
 
 def _findings(study: Study, header: SeriesHeader, rendered: Rendered) -> Iterator[Row]:
