@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 from headct.store.label_table import UNKNOWN
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 MAX_STEPS = 300
-TOLERANCE = 1e-5
+TOLERANCE, TOLERANCE_FOLD = 1e-5, 1e-4
+"""Change of a logit by a step at which a fit has arrived; folds only choose a strength."""
 SMALLEST_EIGENVALUE = 1e-6
 """Share of the largest; directions with less variance than that are dropped."""
 
@@ -38,7 +41,13 @@ def sigmoid(logits: Floats) -> Floats:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))
 
 
-def fit_logistic(x: Floats, y: NDArray[np.int8], c: Floats, evenness: float = 0.0) -> Logistic:
+def fit_logistic(
+    x: Floats,
+    y: NDArray[np.int8],
+    c: Floats,
+    evenness: float = 0.0,
+    tolerance: float = TOLERANCE,
+) -> Logistic:
     """L2-regularised logistic regressions, one per strength and finding.
 
     Minimises  |w|^2 / (2 c) + sum over known labels of the log loss;  the bias is free. With
@@ -54,6 +63,7 @@ def fit_logistic(x: Floats, y: NDArray[np.int8], c: Floats, evenness: float = 0.
         y: 1, 0 or -1 (unknown), [n f].
         c: inverse strengths, [k].
         evenness: 0 to 1.
+        tolerance: see TOLERANCE.
 
     Returns:
         weight [k f d], bias [k f].
@@ -69,12 +79,12 @@ def fit_logistic(x: Floats, y: NDArray[np.int8], c: Floats, evenness: float = 0.
     target = np.tile((y == 1).astype(np.float64), k)
     ridge = np.repeat(1 / c, f)  # [k*f]
     step = 1 / (variance[:, None] / 4 + ridge)  # [r k*f]
-    weight, bias = _minimise(z, target, known, ridge, step)
+    weight, bias = _minimise(z, target, known, ridge, step, tolerance)
     full = basis @ weight
     return Logistic(full.T.reshape(k, f, -1), (bias - centre @ full).reshape(k, f))
 
 
-def _eigenbasis(x: Floats, evenness: float) -> tuple[Floats, Floats, Floats]:
+def _eigenbasis(x: Floats, evenness: float) -> tuple[Singles, Floats, Floats]:
     """Centred features in the stretched eigenbasis [n r], that basis [d r], squared sums [r]."""
     n, d = x.shape
     values, vectors = np.linalg.eigh(x @ x.T if n < d else x.T @ x)
@@ -82,39 +92,57 @@ def _eigenbasis(x: Floats, evenness: float) -> tuple[Floats, Floats, Floats]:
     values, vectors = values[kept], vectors[:, kept]
     basis = (x.T @ vectors) / np.sqrt(values) if n < d else vectors
     stretch = (values / values.max(initial=1e-30)) ** (-evenness / 2)
-    return x @ (basis * stretch), basis * stretch, values * stretch**2
+    basis = basis * stretch
+    return x.astype(np.float32) @ basis.astype(np.float32), basis, values * stretch**2
 
 
 def _minimise(
-    z: Floats, target: Floats, known: NDArray[np.bool_], ridge: Floats, step: Floats
+    z: Singles,
+    target: Floats,
+    known: NDArray[np.bool_],
+    ridge: Floats,
+    step: Floats,
+    tolerance: float,
 ) -> tuple[Floats, Floats]:
-    weight = np.zeros_like(step)
+    """Weights [r m] and biases [m] of m fits; a fit that has arrived leaves the others to go on.
+
+    The products are taken in single precision: their error is far below the tolerance.
+    """
     spread = np.sqrt((z**2).mean(0))[:, None]
-    share = (target * known).sum(0) / known.sum(0).clip(1)
-    bias = np.log(share.clip(1e-3, 0.999) / (1 - share.clip(1e-3, 0.999)))
-    ahead_weight, ahead_bias = weight, bias
-    momentum = np.ones_like(bias)
+    share = ((target * known).sum(0) / known.sum(0).clip(1)).clip(1e-3, 0.999)
+    weights, biases = np.zeros_like(step), np.log(share / (1 - share))
+    at = np.arange(len(biases))  # the fits that go on
+    wanted, pull, rate = (a.astype(np.float32) for a in (target, ridge, step))
+    weight: Any = np.zeros_like(rate)
+    bias: Any = biases.astype(np.float32)
+    ahead_weight, ahead_bias, momentum = weight, bias, np.ones_like(bias)
     for _ in range(MAX_STEPS):
-        residual = (sigmoid(z @ ahead_weight + ahead_bias) - target) * known
-        move = step * (z.T @ residual + ridge * ahead_weight)
-        move_bias = residual.sum(0) * (4 / len(z))
+        residual = (sigmoid(z @ ahead_weight + ahead_bias) - wanted) * known
+        move = rate * (z.T @ residual + pull * ahead_weight)
+        move_bias = residual.sum(0) * np.float32(4 / len(z))
         new_weight, new_bias = ahead_weight - move, ahead_bias - move_bias
         # restart where the step points against the momentum: no overshoot, and no rate to tune
-        uphill = ((new_weight - weight) * move / step).sum(0) > 0
-        momentum = np.where(uphill, 1.0, momentum)
+        uphill = ((new_weight - weight) * move / rate).sum(0) > 0
+        momentum = np.where(uphill, np.float32(1), momentum)
         following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         beta = (momentum - 1) / following
         ahead_weight = new_weight + beta * (new_weight - weight)
         ahead_bias = new_bias + beta * (new_bias - bias)
         weight, bias, momentum = new_weight, new_bias, following
-        if _largest_change(spread, move, move_bias) < TOLERANCE:
+        weights[:, at], biases[at] = weight, bias
+        on = _change(spread, move, move_bias) >= tolerance
+        if not on.any():
             break
-    return weight, bias
+        if not on.all():
+            at, known, wanted = at[on], known[:, on], wanted[:, on]
+            weight, ahead_weight, rate = weight[:, on], ahead_weight[:, on], rate[:, on]
+            bias, ahead_bias, momentum, pull = bias[on], ahead_bias[on], momentum[on], pull[on]
+    return weights, biases
 
 
-def _largest_change(spread: Floats, move: Floats, move_bias: Floats) -> float:
-    """Root mean square change of a logit by the last step, largest over the fits."""
-    return float(np.sqrt(((spread * move) ** 2).sum(0) + move_bias**2).max(initial=0.0))
+def _change(spread: Singles, move: Singles, move_bias: Singles) -> Singles:
+    """Root mean square change of a logit by the last step, per fit."""
+    return np.asarray(np.sqrt(((spread * move) ** 2).sum(0) + move_bias**2))
 
 
 def log_loss(scores: Floats, y: NDArray[np.int8]) -> Floats:
@@ -157,5 +185,5 @@ def cross_validated_loss(
     scores = np.empty((len(x), len(c), y.shape[1]))
     for number in np.unique(fold):
         held = fold == number
-        scores[held] = fit_logistic(x[~held], y[~held], c, evenness).scores(x[held])
+        scores[held] = fit_logistic(x[~held], y[~held], c, evenness, TOLERANCE_FOLD).scores(x[held])
     return log_loss(scores, y)
