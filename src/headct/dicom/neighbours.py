@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 TISSUE_HU = (-200.0, 300.0)
 BLOCKS = 24
 """Slices are compared as this many block means a side: noise and fine detail average out."""
-STRANGER = 1.27
-"""Both neighbours of a strange slice are nearer to each other than to it by this factor."""
+STRANGER, NEARER = 1.25, 1.08
+"""The neighbours of a strange slice are nearer to each other than to it by these factors: by the
+first in the mean, by the second each of them."""
 SWAPPED = 0.8
 """Two neighbours in the other order fit their surroundings by this factor better."""
 BREAK = 2.2
@@ -41,7 +42,9 @@ def strange_slices(hu: NDArray[np.int16]) -> list[int]:
 
 def _strangers(one: NDArray[np.float32], two: NDArray[np.float32]) -> list[int]:
     nearest = np.minimum(one[:-1], one[1:])
-    strange = (nearest > STRANGER * np.maximum(two, FLOOR_HU)) & (nearest > LEAST_HU)
+    apart = np.maximum(two, FLOOR_HU)
+    strange = (one[:-1] + one[1:] > 2 * STRANGER * apart) & (nearest > NEARER * apart)
+    strange &= nearest > LEAST_HU
     return (np.flatnonzero(strange) + 1).tolist()
 
 

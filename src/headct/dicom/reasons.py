@@ -148,6 +148,11 @@ class Reason(StrEnum):
     PARTIAL_HEAD = "partial-head", Status.FLAGGED, "Part of the head is outside the scan."
     VERTEX_CUT = "vertex-cut", Status.FLAGGED, "The scan ends below the vertex."
     CONTRAST = "contrast", Status.FLAGGED, "Contrast agent was given."
+    SUSPECT_CONTRAST = (
+        "suspect-contrast",
+        Status.FLAGGED,
+        "Vessels are as bright as with contrast agent, and the header names none.",
+    )
     BONE_KERNEL = "bone-kernel", Status.FLAGGED, "Reconstructed with a bone kernel."
     CHILD = "child", Status.FLAGGED, "Younger than the criteria say."
     METAL = "metal", Status.FLAGGED, "Much metal in the image."

@@ -232,7 +232,7 @@ def _canonical(settings: Settings, volume: Volume, row: Row, early: Iterable[Fau
     hu, affine = closest_ras(volume.hu, volume.affine_zyx)
     head = find_head(hu, affine)
     flagged = [(REASONS[flag], "") for flag in volume.flags]
-    faults = [*early, *flagged, *check_content(hu, head)]
+    faults = _known_once([*early, *flagged, *check_content(hu, head)])
     decision = decide(faults, settings.criteria)
     if decision.refused is not None or head is None:
         return _refused(decision.refused or (Reason.NOT_HEAD, "")), None
@@ -255,3 +255,9 @@ def _canonical(settings: Settings, volume: Volume, row: Row, early: Iterable[Fau
         reason, message = decision.flags[0]
         answer |= {"reason": str(reason), "message": message or reason.meaning}
     return answer, (canonical.hu, row)
+
+
+def _known_once(faults: list[Fault]) -> list[Fault]:
+    """Without a suspicion that the header confirms."""
+    told = any(reason == Reason.CONTRAST for reason, _ in faults)
+    return [f for f in faults if not (told and f[0] == Reason.SUSPECT_CONTRAST)]

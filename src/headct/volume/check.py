@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from headct.dicom.reasons import Reason
 from headct.volume.head import TISSUE_HU, Head
@@ -19,6 +20,7 @@ LEAST_AIR_FRACTION = 0.02
 LEAST_CAVITY_CM3 = 30.0
 TISSUE_HU_POSSIBLE = (-120.0, 120.0)
 """From fat to fresh blood: the middle value of whatever part of a body it is."""
+DENSE_HU, MOST_DENSE = 500, 0.2
 WIDEST_HEAD_MM = 280.0
 BRAIN_RANGE_HU = (-20.0, 110.0)
 LEAST_BRAIN_FRACTION = 0.5
@@ -30,6 +32,14 @@ SHORTEST_MM = 90.0
 """Vertex to skull base; a shorter scan shows part of the head."""
 CUT_SIDE_CM2 = 15.0
 METAL_HU, METAL_CM3 = 2500, 3.0
+VESSEL_HU, MAX_VESSEL_HU = 180, 800
+"""Brighter than any clot, less than compact bone and metal."""
+VESSEL_CM3 = 0.3, 2.0
+"""The least piece, since noise and specks are smaller, and the least sum."""
+BASE_SHARE = 0.4
+"""Lowest part of the cavity, which the bones of the skull base reach into."""
+CYLINDER_MM, SAME_SECTION = 60.0, 0.95
+"""Sections that share this much over this length: an ellipsoid's share 0.89 at most."""
 
 
 def check_content(hu: NDArray[Any], head: Head | None) -> list[Fault]:
@@ -45,16 +55,25 @@ def check_content(hu: NDArray[Any], head: Head | None) -> list[Fault]:
     if int(hu.max()) - int(hu.min()) < LEAST_RANGE_HU:
         return [(Reason.CONSTANT_IMAGE, "")]
     if head is None:
-        return [(Reason.NOT_HEAD, "no solid piece of tissue")]
+        fault = _check_values(hu[:, ::4, ::4])
+        return [fault or (Reason.NOT_HEAD, "no solid piece of tissue")]
     fault = _check_air(head)
     if fault is not None and fault[0] == Reason.IMPLAUSIBLE_HU:
         return [fault]
     faults = [fault] if fault is not None else []
-    not_head = _check_skull(head)
+    not_head = _check_skull(head) or _check_shape(head)
     if not_head is not None:
         return [*faults, not_head]
-    found = (_check_brain(head), _check_vertex(head), _check_cover(head), _check_metal(head))
+    checks = (_check_brain, _check_vertex, _check_cover, _check_metal, _check_vessels)
+    found = [check(head) for check in checks]
     return faults + [fault for fault in found if fault is not None]
+
+
+def _check_values(hu: NDArray[Any]) -> Fault | None:
+    """What a volume without any solid tissue says about its scale."""
+    if float((hu < TISSUE_HU).mean()) < LEAST_AIR_FRACTION:
+        return Reason.IMPLAUSIBLE_HU, "hardly any voxel has the value of air"
+    return None
 
 
 def _check_air(head: Head) -> Fault | None:
@@ -82,7 +101,24 @@ def _check_skull(head: Head) -> Fault | None:
     tissue_hu = float(np.median(head.hu[head.mask]))
     if not TISSUE_HU_POSSIBLE[0] <= tissue_hu <= TISSUE_HU_POSSIBLE[1]:
         return Reason.IMPLAUSIBLE_HU, f"tissue is at {tissue_hu:.0f} HU"
+    dense = float((head.hu[head.mask] > DENSE_HU).mean())
+    if dense > MOST_DENSE:
+        return Reason.IMPLAUSIBLE_HU, f"{100 * dense:.0f} % of the tissue is as dense as bone"
     return Reason.NOT_HEAD, "no skull around a brain"
+
+
+def _check_shape(head: Head) -> Fault | None:
+    """A cylinder for tests has the same section everywhere; a head has not."""
+    areas = head.mask.sum(axis=(1, 2))
+    shown = np.flatnonzero(areas > SAME_SECTION * np.median(areas[areas > 0]))
+    if shown.size * float(head.affine_zyx[0, 0]) < CYLINDER_MM:
+        return None
+    inner = head.mask[shown[1:-1]]
+    middle = inner[len(inner) // 2]
+    shared = (inner & middle).sum(axis=(1, 2)) / (inner | middle).sum(axis=(1, 2))
+    if float(shared.min()) < SAME_SECTION:
+        return None
+    return Reason.NOT_HEAD, "the same section from end to end: a cylinder"
 
 
 def _check_brain(head: Head) -> Fault | None:
@@ -116,6 +152,26 @@ def _check_cover(head: Head) -> Fault | None:
 def _check_metal(head: Head) -> Fault | None:
     metal_cm3 = float((head.hu[head.mask] > METAL_HU).sum()) * head.voxel_cm3
     return (Reason.METAL, f"{metal_cm3:.0f} cm3") if metal_cm3 > METAL_CM3 else None
+
+
+def _check_vessels(head: Head) -> Fault | None:
+    """Pieces above the skull base as bright as the vessels of an angiography; clots are not."""
+    shown = np.flatnonzero(head.cavity.any(axis=(1, 2)))
+    upper = slice(int(shown[0] + BASE_SHARE * len(shown)), int(shown[-1]) + 1)
+    in_plane = ndimage.generate_binary_structure(3, 1)
+    in_plane[[0, 2]] = False
+    inside = ndimage.binary_fill_holes(head.cavity[upper], in_plane)  # it leaves out what is dense
+    hu = head.hu[upper]
+    labels, n = ndimage.label((hu > VESSEL_HU) & inside)
+    if n == 0:
+        return None
+    pieces = np.arange(1, n + 1)
+    cm3 = ndimage.sum_labels(labels > 0, labels, pieces) * head.voxel_cm3
+    is_vessel = (cm3 > VESSEL_CM3[0]) & (ndimage.maximum(hu, labels, pieces) < MAX_VESSEL_HU)
+    total = float(cm3[is_vessel].sum())
+    if total < VESSEL_CM3[1]:
+        return None
+    return Reason.SUSPECT_CONTRAST, f"{total:.0f} cm3 above {VESSEL_HU} HU inside the skull"
 
 
 def _pixel_cm2(head: Head) -> float:

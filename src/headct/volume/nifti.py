@@ -203,7 +203,12 @@ def _read_voxels(
 
 
 def _scaled(stored: NDArray[Any], header: Any) -> NDArray[Any]:
-    """Values after slope and intercept: the stored ones where there is nothing to do."""
+    """Values after slope and intercept: the stored ones where there is nothing to do.
+
+    A slope that is 0 or NaN stands for none, as writers of NIfTI use it; infinity is damage.
+    """
+    if np.isinf([header["scl_slope"], header["scl_inter"]]).any():
+        raise Refusal("slope or intercept is infinite", code=Reason.BAD_RESCALE)
     try:
         slope, inter = header.get_slope_inter()
     except HeaderDataError:
