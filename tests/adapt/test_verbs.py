@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -112,3 +113,24 @@ def test_labels_of_refused_scans_are_counted_on_stderr(world, features, tmp_path
     given = ("--store", world / "store", "--labels", tmp_path / "l.csv")
     answer = done("probe", *given, "--features", features, "--out", tmp_path / "t")
     assert "1 rows left out: ingest refused their scans" in answer.stderr
+
+
+@pytest.mark.parametrize("verb", ["embed", "tokens", "finetune"])
+def test_a_scan_that_cannot_be_read_is_named_and_never_scored(world, tmp_path, verb):
+    shutil.copytree(world / "store", tmp_path / "store")
+    shard = max((tmp_path / "store").glob("**/c/*/*/*/*"), key=lambda path: path.name)
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    store, out = tmp_path / "store", tmp_path / "out"
+    arguments = {
+        "embed": ["embed", store],
+        "tokens": ["embed", store, "--tokens"],
+        "finetune": ["finetune", "--store", store, "--labels", world / "labels.csv"],
+    }
+    how = ["--set", "steps=2", "--set", "precision=fp32"] if verb == "finetune" else []
+    answer = headct(*arguments[verb], "--bundle", world / "bundle", *how, "--out", out)
+    assert isinstance(answer.exception, HeadctError)
+    assert "c-" in str(answer.exception), "which scan"
+    assert not (out / "predictions.parquet").exists()
+    assert not out.is_file()
