@@ -2,7 +2,7 @@
 
 An entry makes datasets from a plain head series and says what ingest must come to: one text for
 every series or volume that it finds, `accepted`, `flagged:CODE,...`, `refused:CODE` or
-`skipped:CODE`, in any order.
+`skipped:CODE`, in any order; `A|B` where either will do.
 """
 
 from __future__ import annotations

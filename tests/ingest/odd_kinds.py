@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
 from headct.phantom import decoys
@@ -36,6 +38,13 @@ CT = "1.2.840.10008.5.1.4.1.1."
 
 def written_lower_case(image: Any, _: int) -> None:
     image.add(DataElement("BodyPartExamined", "CS", "head", validation_mode=0))
+
+
+def with_agent_sequence(image: Any, _: int) -> None:
+    """As enhanced and newer plain images name the agent."""
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "7140000", "SCT", "Iohexol"
+    image.ContrastBolusAgentSequence = Sequence([code])
 
 
 variants(
@@ -83,6 +92,7 @@ variants(
     agent_yes=setting(ContrastBolusAgent="YES"),
     route_only=setting(ContrastBolusRoute="IV"),
     volume_only=setting(ContrastBolusVolume="80"),
+    agent_sequence=with_agent_sequence,
     text_post_contrast=setting(SeriesDescription="Axial post contrast"),
     text_with_contrast=setting(StudyDescription="CT HEAD W CONTRAST"),
     text_cta=setting(SeriesDescription="CTA COW 0.6"),
@@ -108,6 +118,8 @@ variants(
     text_nativ=setting(SeriesDescription="Schaedel nativ ohne KM"),
     text_sans=setting(SeriesDescription="CRANE SANS INJECTION"),
     text_sin=setting(StudyDescription="TC CRANEO SIN CONTRASTE"),
+    agent_sequence_empty=setting(ContrastBolusAgentSequence=Sequence([])),
+    text_enhanced_conversion=setting(SeriesDescription="Axial (enhanced conversion)"),
     text_c_minus=setting(SeriesDescription="Head C- 5mm"),
 )
 variants(

@@ -65,7 +65,7 @@ variants(
 )
 variants(
     RESCALE,
-    "refused:not-head",
+    "refused:not-head|refused:implausible-hu",
     intercept_twice=setting(RescaleIntercept="-2048"),
     a_tenth=setting(RescaleSlope="0.1", RescaleIntercept="-100"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,10 @@ from headct.ingest.series import Item, Settings, process
 from headct.phantom.decoys import HeadSeries
 from headct.volume.preprocessing import PRESETS
 
-from . import odd_files, odd_geometry, odd_kinds, odd_nifti, odd_values
+from . import odd_bodies, odd_files, odd_geometry, odd_kinds, odd_nifti, odd_objects, odd_values
 from .odd import ODD, Odd
 
-MODULES = (odd_files, odd_geometry, odd_kinds, odd_nifti, odd_values)
+MODULES = (odd_bodies, odd_files, odd_geometry, odd_kinds, odd_nifti, odd_objects, odd_values)
 """Where the entries of ODD are."""
 
 ROWS = (
@@ -80,4 +81,7 @@ def test_an_odd_series_ends_as_the_table_says(
     odd.write(head_series[0], tmp_path / "in")
     (tmp_path / "spool").mkdir()
     items = run_ingest(tmp_path / "in", tmp_path / "spool")
-    assert Counter(map(verdict, items)) == Counter(odd.verdicts)
+    found = Counter(map(verdict, items))
+    assert found in [
+        Counter(verdicts) for verdicts in product(*(v.split("|") for v in odd.verdicts))
+    ]

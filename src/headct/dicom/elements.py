@@ -211,9 +211,9 @@ class _Walker:
                 found.pixel_length = None if length == UNDEFINED else length
                 return position
             if length == UNDEFINED:
-                if tag in wanted:
-                    found.values.setdefault(tag, b"")  # a sequence: that it is there
                 position = self._skip_sequence(value, self.explicit and vr != b"UN", 0)
+                if tag in wanted:
+                    found.values.setdefault(tag, data[value : position - 8])
                 continue
             position = value + length
             if position > found.size:

@@ -209,6 +209,8 @@ def header_from(path: Path, elements: Elements) -> Header:
     record["contrast"] = " ".join(
         text for tag in CONTRAST_TAGS if (text := free_text(values.get(tag), charset))
     )
+    if len(values.get(CONTRAST_SEQUENCE, b"")) > EMPTY_ITEM_BYTES:
+        record["contrast"] += " AGENT"
     patient_number, issuer, person, birth = (person_name(values.get(tag)) for tag in PATIENT_TAGS)
     if record["age_years"] is None:
         day = record["acquisition_date"] or plain_text(values.get(STUDY_DATE))
@@ -271,6 +273,7 @@ TEXTS: dict[int, tuple[str, Decoder]] = {
 }
 CHARSET, STUDY_DATE = 0x00080005, 0x00080020
 CONTRAST_TAGS = (0x00180010, 0x00181040, 0x00181041)
+CONTRAST_SEQUENCE, EMPTY_ITEM_BYTES = 0x00180012, 8
 FREE_TEXTS = {
     0x00081030: "study_description",
     0x0008103E: "series_description",
@@ -290,5 +293,5 @@ COUNTS = {
 }
 REQUIRED_COUNTS = ("samples", "rows", "columns", "bits_allocated", "bits_stored", "high_bit")
 WANTED = frozenset((*TEXTS, *COUNTS, *PATIENT_TAGS, *FREE_TEXTS, *CONTRAST_TAGS))
-WANTED |= {MEDIA_SOP_CLASS, CHARSET, STUDY_DATE}
+WANTED |= {MEDIA_SOP_CLASS, CHARSET, STUDY_DATE, CONTRAST_SEQUENCE}
 """All that is ever read of a data set."""

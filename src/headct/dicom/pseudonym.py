@@ -66,7 +66,7 @@ def load_key(path: Path | None = None) -> bytes:
     Raises:
         UsageError: others may read the file, or it is not a key.
     """
-    path = path or Path(os.environ.get(KEY_VARIABLE) or Path.home() / ".config" / "headct" / "key")
+    path = key_path(path)
     try:
         text = _read_private(path)
     except FileNotFoundError:
@@ -78,6 +78,11 @@ def load_key(path: Path | None = None) -> bytes:
     if len(key) < 16:
         raise UsageError("the key file holds fewer than 16 bytes", remedy="give the right file")
     return key
+
+
+def key_path(path: Path | None = None) -> Path:
+    """Where the key is, or will be made: `path`, else $HEADCT_KEY_FILE, else the home folder."""
+    return path or Path(os.environ.get(KEY_VARIABLE) or Path.home() / ".config" / "headct" / "key")
 
 
 def _read_private(path: Path) -> str:

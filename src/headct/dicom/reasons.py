@@ -147,6 +147,7 @@ class Reason(StrEnum):
     NO_BRAIN = "no-brain", Status.REFUSED, "A skull without a brain in it, or a phantom."
     PARTIAL_HEAD = "partial-head", Status.FLAGGED, "Part of the head is outside the scan."
     VERTEX_CUT = "vertex-cut", Status.FLAGGED, "The scan ends below the vertex."
+    POSE_UNSURE = "pose-unsure", Status.FLAGGED, "Head pose not found; the scanner's axes are kept."
     CONTRAST = "contrast", Status.FLAGGED, "Contrast agent was given."
     SUSPECT_CONTRAST = (
         "suspect-contrast",
