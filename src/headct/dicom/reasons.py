@@ -93,6 +93,11 @@ class Reason(StrEnum):
     SPLIT_SERIES = "split-series", Status.FLAGGED, "One of several volumes under one series UID."
     NO_PATIENT_ID = "no-patient-id", Status.FLAGGED, "PatientID is empty; the study stands for it."
 
+    POSSIBLE_LOSS = (
+        "possible-loss",
+        Status.FLAGGED,
+        "An unreadable file beside the series may be its first or last slice.",
+    )
     SUSPECT_SLICE = (
         "suspect-slice",
         Status.FLAGGED,

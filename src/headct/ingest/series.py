@@ -237,6 +237,10 @@ def _canonical(settings: Settings, volume: Volume, row: Row, early: Iterable[Fau
     if decision.refused is not None or head is None:
         return _refused(decision.refused or (Reason.NOT_HEAD, "")), None
     canonical = to_canonical(volume, settings.preprocessing, head)
+    late = [(REASONS[flag], "") for flag in canonical.flags if flag not in volume.flags]
+    decision = decide([*faults, *late], settings.criteria)
+    if decision.refused is not None:
+        return _refused(decision.refused), None
     flags = [str(reason) for reason, _ in decision.flags]
     row = row | {
         "status": "flagged" if flags else "accepted",

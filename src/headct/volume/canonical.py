@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from headct.dicom.reasons import Reason
 from headct.errors import GeometryError, Refusal
 from headct.volume.head import Head, find_head
+from headct.volume.pose import find_pose, in_own_frame
 from headct.volume.preprocessing import Preprocessing
-from headct.volume.resample import closest_ras, is_parallel, resample
+from headct.volume.resample import closest_ras, is_parallel, resample, resample_turned
 from headct.volume.volume import AIR_HU, MAX_HU, MIN_HU, Volume
 
 
@@ -17,11 +21,13 @@ def to_canonical(volume: Volume, preprocessing: Preprocessing, head: Head | None
     """The volume on the canonical grid.
 
     The grid is centred in the plane on the box of the cranium and reaches `vertex_margin_mm` above
-    the vertex; its axes are the scanner's S, A and R. Voxels keep their size in mm.
+    the vertex. Its axes are the scanner's S, A and R, or with `pose = "aligned"` those of the head;
+    where the head's pose is unsure they are the scanner's, and the volume is flagged `pose-unsure`.
+    Voxels keep their size in mm.
 
     Args:
         volume: HU, any axis order, any orientation; a sheared affine is straightened.
-        preprocessing: shape and spacing of the grid.
+        preprocessing: shape, spacing and pose of the grid.
         head: from `find_head` on the volume in closest-RAS order, where it is known already.
 
     Returns:
@@ -35,28 +41,66 @@ def to_canonical(volume: Volume, preprocessing: Preprocessing, head: Head | None
     head = head or find_head(hu, native)
     if head is None:
         raise Refusal("no head in the volume", remedy="see the series", code="not-head")
-    target = canonical_affine(head, preprocessing)
+    placed, to_aligned, pose = _placed(head, preprocessing)
+    target = np.linalg.inv(to_aligned) @ canonical_affine(placed, preprocessing)
     shape = preprocessing.shape_zyx
-    out = resample(hu, native, target, shape)
-    out[~_kept(head, target, shape)] = AIR_HU
+    kept = _kept(head, target, shape)
+    is_turned = placed is not head
+    out = (resample_turned if is_turned else resample)(hu, native, target, shape)
+    out[~kept] = AIR_HU
+    flags = (str(Reason.POSE_UNSURE),) if pose.get("kind") == "scanner" else ()
     return volume.with_step(
         {
             "step": "canonical",
             "preprocessing": preprocessing.hash,
-            "resampling": "separable" if is_parallel(hu.shape, native, target) else "general",
+            "resampling": _resampling(hu.shape, native, target, is_turned),
             "native_shape_zyx": list(volume.shape_zyx),
             "native_affine_zyx": volume.affine_zyx.ravel().tolist(),
-            "vertex_mm": head.vertex_mm,
-            "centre_mm_yx": list(head.centre_mm_yx),
-            "size_mm_zyx": list(head.size_mm_zyx),
-        },
+            "vertex_mm": placed.vertex_mm,
+            "centre_mm_yx": list(placed.centre_mm_yx),
+            "size_mm_zyx": list(placed.size_mm_zyx),
+        }
+        | ({"pose": pose} if pose else {}),
         hu=np.rint(out).clip(MIN_HU, MAX_HU).astype(np.int16),
         affine_zyx=target,
+        flags=volume.flags + flags,
     )
 
 
+def _placed(
+    head: Head, preprocessing: Preprocessing
+) -> tuple[Head, NDArray[np.float64], dict[str, Any]]:
+    """The head as the grid shall see it, world -> that frame, and what to record of the pose."""
+    if preprocessing.pose == "scanner":
+        return head, np.eye(4), {}
+    pose = find_pose(head)
+    record: dict[str, Any] = {
+        "kind": "aligned" if pose.sure else "scanner",
+        "to_aligned": pose.to_aligned.ravel().tolist(),
+        "match": round(pose.match, 3),
+        "covered": round(pose.covered, 3),
+        "symmetry": round(pose.symmetry, 3),
+        "turned_deg": round(pose.turned_deg, 2),
+        "reference": pose.reference,
+    }
+    if not pose.sure:
+        return head, np.eye(4), record
+    return in_own_frame(head, pose, preprocessing.vertex_margin_mm), pose.to_aligned, record
+
+
+def _resampling(
+    shape: tuple[int, ...],
+    native: NDArray[np.float64],
+    target: NDArray[np.float64],
+    is_turned: bool,
+) -> str:
+    if is_turned:
+        return "turned"
+    return "separable" if is_parallel(shape, native, target) else "general"
+
+
 def canonical_affine(head: Head, preprocessing: Preprocessing) -> NDArray[np.float64]:
-    """The grid's affine: voxel (z, y, x, 1) -> world mm; its axes are those of the world."""
+    """The grid's affine: voxel (z, y, x, 1) -> mm of the frame that the head is given in."""
     affine = np.diag([*preprocessing.spacing_mm_zyx, 1.0])
     half_mm = [
         mm * (n - 1) / 2

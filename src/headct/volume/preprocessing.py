@@ -25,8 +25,9 @@ class Preprocessing(Config):
     """mm between voxels of the canonical grid."""
     vertex_margin_mm: float = 8.0
     """mm of air above the vertex: the grid is top-aligned there."""
-    pose: Literal["scanner"] = "scanner"
-    """Orientation of the head: as the scanner saw it."""
+    pose: Literal["scanner", "aligned"] = "scanner"
+    """Axes of the grid: the scanner's, or those of the head where it can be found how it lies
+    (mid-sagittal plane, orbito-meatal line level)."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -6,6 +6,7 @@ axis. Tilted (sheared) and oblique stacks take the general path through their tr
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -147,10 +148,43 @@ def _general(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) ->
     ratio = np.linalg.norm(to_native[:3, :3], axis=1)
     factors = [max(1, round(r)) for r in ratio]
     blocks, shrink = block_mean(hu, factors)
-    matrix = shrink @ to_native
+    return _linear(blocks, shrink @ to_native, shape_zyx)
+
+
+def resample_turned(
+    hu: NDArray[Any], native: Affine, target: Affine, shape_zyx: tuple[int, ...]
+) -> Float:
+    """HU on a grid whose axes are turned against the native ones; outside AIR_HU.
+
+    Native voxels much finer than the target's are averaged first; a target voxel that is longer
+    along one axis is the mean of cubes along it, so that nothing aliases along any axis.
+
+    Args:
+        hu: [z y x], axes in any direction.
+        native: 4x4, native voxel -> mm; may be sheared.
+        target: 4x4, target voxel -> mm; orthogonal axes of any direction.
+        shape_zyx: voxels of the target.
+    """
+    target_mm = np.linalg.norm(target[:3, :3], axis=0)
+    native_mm = np.linalg.norm(native[:3, :3], axis=0)
+    finest_mm = float(target_mm.min())
+    blocks, shrink = block_mean(hu, [max(1, int(finest_mm / mm + 0.01)) for mm in native_mm])
+    to_blocks = shrink @ np.linalg.inv(native) @ target
+    parts = [max(1, round(mm / finest_mm)) for mm in target_mm]
+    out = np.zeros(shape_zyx, np.float32)
+    for place in product(*(range(n) for n in parts)):
+        moved = np.eye(4)
+        moved[:3, 3] = [(i + 0.5) / n - 0.5 for i, n in zip(place, parts, strict=True)]
+        out += _linear(blocks, to_blocks @ moved, shape_zyx)
+    out /= np.prod(parts)
+    return out
+
+
+def _linear(hu: Float, matrix: Affine, shape_zyx: tuple[int, ...]) -> Float:
+    """Linear interpolation at target voxels; AIR_HU outside."""
     out = np.empty(shape_zyx, np.float32)
-    return ndimage.affine_transform(
-        blocks,
+    ndimage.affine_transform(
+        hu,
         matrix[:3, :3],
         matrix[:3, 3],
         output_shape=shape_zyx,
@@ -159,6 +193,7 @@ def _general(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) ->
         mode="grid-constant",
         cval=AIR_HU,
     )
+    return out
 
 
 def block_mean(hu: NDArray[Any], factors: list[int]) -> tuple[Float, Affine]:
