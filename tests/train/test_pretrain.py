@@ -76,6 +76,7 @@ def test_the_run_folder_holds_what_the_design_says(whole):
         "checkpoints",
         "panels",
         "bundle",
+        "tensorboard",
     }
     assert load_recipe(whole / "config.toml", PretrainRecipe) == recipe()
     assert json.loads((whole / "run.json").read_text())["seed"] == 3

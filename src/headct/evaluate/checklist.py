@@ -45,7 +45,9 @@ def checklist(
 ) -> list[Item]:
     """The lines in the order of a paper."""
     facts = _facts(results, account, pretrained)
-    shown = facts | {name: "give --store to show it" for name in ("groups", "flow") if not facts[name]}
+    shown = facts | {
+        name: "give --store to show it" for name in ("groups", "flow") if not facts[name]
+    }
     shown |= {name: "none" for name in ("internal", "external") if not facts[name]}
     text = resources.files("headct.evaluate").joinpath(ITEMS).read_text(encoding="utf-8")
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,17 @@ class MetricsWriter:
         path: metrics.jsonl.
         every: steps between lines.
         alarms: metrics -> what is wrong, in words; each alarm is said once on stderr.
+        sinks: trackers that get the same lines.
     """
 
-    def __init__(self, path: Path, every: int, alarms: Alarms = lambda _: []) -> None:
-        self.path, self.every, self.alarms = path, every, alarms
+    def __init__(
+        self,
+        path: Path,
+        every: int,
+        alarms: Alarms = lambda _: [],
+        sinks: Sequence[Callable[[Mapping[str, Any]], None]] = (),
+    ) -> None:
+        self.path, self.every, self.alarms, self.sinks = path, every, alarms, sinks
         self.said: set[str] = set()
 
     def __call__(self, state: TrainState, record: StepRecord) -> None:
@@ -45,6 +52,8 @@ class MetricsWriter:
             row["alarms"] = raised
             self._say(raised, record.step)
         append_jsonl(self.path, [row])
+        for sink in self.sinks:
+            sink(row)
 
     def _say(self, raised: list[str], step: int) -> None:
         for text in raised:

@@ -7,12 +7,13 @@ RUN/metrics.jsonl     terms, guards and schedules by step
 RUN/nonfinite.jsonl   scans of steps that were not applied, where there were any
 RUN/checkpoints/      the last few, whole or absent
 RUN/panels/           input, mask, reconstruction
+RUN/tensorboard/      the metrics again, for TensorBoard
 RUN/bundle/           the encoder for use; there when the run is finished
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ from headct.train.preflight import (
 )
 from headct.train.recipe import PretrainRecipe
 from headct.train.runtime import Runtime, StopRequest, start_runtime
+from headct.train.trackers import Sink, open_trackers, require_trackers
 from headct.views.batch import ViewBatch, ViewMaker
 from headct.views.loader import ScanBatch, ScanLoader
 
@@ -125,6 +127,7 @@ class PretrainRun:
             max_unreadable_fraction=recipe.max_unreadable_fraction,
         )
         self.maker = view_maker(recipe, store)
+        self.trackers = require_trackers(recipe.record.trackers) if runtime.is_main else []
         torch.manual_seed(recipe.seed)
         self.objective = JointObjective(recipe.objective, recipe.encoder).to(runtime.device)
         self.state = TrainState(self.objective, make_optimizer(self.objective, recipe.optim))
@@ -162,7 +165,9 @@ class PretrainRun:
             hooks: list[Hook] = [self._nonfinite_writer()]
             if self.runtime.is_main:
                 tracker = stack.enter_context(tracking(f"pretrain {recipe.name}", left))
-                hooks += [self._metrics_writer(), self._panel_writer(), show_progress(tracker)]
+                sinks = stack.enter_context(open_trackers(self.trackers, self.folder, self.recipe))
+                hooks += [self._metrics_writer(sinks), self._panel_writer()]
+                hooks += [show_progress(tracker)]
             scans = stack.enter_context(self.loader.reading(state.step, recipe.steps))
             forward = self.runtime.distribute(self.objective)
             self.objective.train()
@@ -193,9 +198,9 @@ class PretrainRun:
             views = self.maker.make(hu, batch.places, step, with_locals=with_locals)
             yield PretrainBatch(batch, views)
 
-    def _metrics_writer(self) -> MetricsWriter:
+    def _metrics_writer(self, sinks: Sequence[Sink]) -> MetricsWriter:
         path = self.folder / "metrics.jsonl"
-        return MetricsWriter(path, self.recipe.record.metrics_every, alarms)
+        return MetricsWriter(path, self.recipe.record.metrics_every, alarms, sinks)
 
     def _nonfinite_writer(self) -> NonFiniteWriter:
         def names(batch: PretrainBatch) -> list[str]:

@@ -27,6 +27,10 @@ class RecordConfig(Config):
     """Last checkpoints that stay."""
     panel_every: int = Field(default=500, ge=0)
     """Steps between pictures of input, mask and reconstruction; 0 makes none."""
+    probe_every: int = Field(default=500, ge=0)
+    """Steps between probes on labelled scans, where labels were given; 0 makes none."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where the lines of metrics.jsonl go besides."""
 
 
 class PretrainRecipe(Config):
@@ -75,6 +79,10 @@ class PretrainRecipe(Config):
         """16 hex digits over all that decides what is learned."""
         values = self.model_dump(mode="json", exclude={"record", "name"})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+    def settings(self) -> dict[str, Any]:
+        """All keys, as in --set, with their values."""
+        return dict(_flat(self.model_dump(mode="json")))
 
     def differences(self, other: PretrainRecipe) -> list[str]:
         """Keys, as in --set, in which another recipe would learn something else."""

@@ -1,0 +1,117 @@
+"""The lines of metrics.jsonl reach the trackers, and nothing else does."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import warnings
+
+import pytest
+
+from headct.errors import UsageError
+from headct.run import read_jsonl
+from headct.train import trackers as module
+from headct.train.trackers import numbers, open_trackers, require_trackers
+
+from .tiny import recipe
+
+ROWS = [
+    {"step": 1, "seen_scans": 4, "loss": 2.5, "mae_loss": None, "applied": True, "lr": 1e-3},
+    {"step": 2, "seen_scans": 8, "loss": 1.5, "mae_loss": 1.0, "applied": True, "alarms": ["x"]},
+]
+
+
+def written_twice(name, folder):
+    """A run that was stopped after its first line and went on."""
+    folder.mkdir(exist_ok=True)
+    for row in ROWS:
+        with open_trackers([name], folder, recipe()) as (sink,):
+            sink(row)
+
+
+def require_nothing_of_the_machine(folder):
+    secrets = {socket.gethostname(), str(folder)} - {"", "localhost"}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert not any(secret in str(path.relative_to(folder)) for secret in secrets)
+        data = path.read_bytes()
+        assert not any(secret.encode() in data for secret in secrets), path.name
+
+
+def test_tensorboard_reads_every_number_by_its_step(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    written_twice("tensorboard", tmp_path / "run")
+    found = {}
+    for file in sorted((tmp_path / "run" / "tensorboard").iterdir()):
+        events = accumulator.EventAccumulator(str(file))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            name = tag.split("/")[1]
+            found |= {(name, e.step): e.value for e in events.Scalars(tag)}
+    wanted = {(name, row["step"]): v for row in ROWS for name, v in numbers(row).items()}
+    assert found == pytest.approx(wanted)
+    assert ("loss", 2) in found
+    assert ("mae_loss", 1) not in found, "what was not finite is left out"
+    require_nothing_of_the_machine(tmp_path / "run")
+
+
+def test_mlflow_has_one_run_with_its_settings_also_after_a_stop(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("alembic", reason="MLflow keeps runs in a database, or on a server")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    folder = tmp_path / "run"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own database library
+        written_twice("mlflow", folder)
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("headct").experiment_id
+    (run,) = client.search_runs([experiment])
+    assert run.info.status == "FINISHED"
+    assert [m.value for m in client.get_metric_history(run.info.run_id, "loss")] == [2.5, 1.5]
+    assert run.data.params["steps"] == str(recipe().steps)
+    assert run.data.params["objective.mae.weight"] == str(recipe().objective.mae.weight)
+    assert getpass.getuser() not in str(run.data.tags)
+
+
+def test_wandb_without_a_network_writes_one_run_folder(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with open_trackers(["wandb"], folder, recipe()) as (sink,):
+        for row in ROWS:
+            sink(row)
+    (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    data = file.read_bytes()
+    assert b"mae_loss" in data
+    assert b"n_global" in data, "the recipe"
+    assert socket.gethostname().encode() not in data
+
+
+def test_what_is_not_installed_is_said_before_anything_starts(monkeypatch, capsys):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    assert require_trackers(["tensorboard"]) == []
+    assert "headct[track]" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="not installed: mlflow"):
+        require_trackers(["tensorboard", "mlflow"])
+    assert require_trackers([]) == []
+    monkeypatch.undo()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    pytest.importorskip("mlflow")
+    with pytest.raises(UsageError, match="where is MLflow"):
+        require_trackers(["mlflow"])
+
+
+def test_metrics_of_a_run_are_in_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from headct.train.pretrain import pretrain
+
+    from .tiny import make_store
+
+    store = make_store(tmp_path / "store")
+    pretrain(recipe(steps=2), store, tmp_path / "run", threads=1)
+    assert len(list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))) == 2
+    (file,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert b"guards/effective_rank" in file.read_bytes()
