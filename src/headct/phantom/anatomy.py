@@ -17,8 +17,6 @@ from headct.phantom.vessels import Arteries, draw_arteries
 
 VAULT_RADII_MM: Xyz = (67.0, 85.0, 70.0)
 """Half widths of the intracranial space. Source: RECIPE C1."""
-
-
 AGE_YEARS = (58.0, 19.0, 18.0, 95.0)
 """Of patients: mean, sd, lowest and highest."""
 BLUNT = 2.3
@@ -39,8 +37,7 @@ class Skull:
     """Bone and what is outside it; lengths in mm.
 
     Attributes:
-        frontal: parietal: temporal: occipital: thickness of the vault.
-        hyperostosis: how far the inner table of the forehead is thickened.
+        frontal: parietal: temporal: occipital: thickness; hyperostosis adds to it in the forehead.
         scalp: thickness of skin and fat.
         swelling: benign scalp swelling: centre and height, if any.
         table_hu: diploe_hu: the compact and the spongy layer.
@@ -77,7 +74,9 @@ class Brain:
         cysts: arachnoid cysts and wide cisterns, a benign excess of CSF: centre and radii.
         sulcus: half width of a sulcus at the surface.
         gap: width of the subarachnoid space.
+        cistern: how much wider cisterns and Sylvian fissures are than on average.
         ventricle: size of the ventricles, 1 in the young.
+        temporal_horn: of the temporal horns in addition, wide where the hippocampus is small.
         ribbon: thickness of the cortex.
         sinus_hu: blood in the venous sinuses, as dense as the haematocrit asks.
         choroid_hu: the choroid plexus in the trigones.
@@ -86,7 +85,9 @@ class Brain:
 
     sulcus: float
     gap: float
+    cistern: float
     ventricle: float
+    temporal_horn: float
     third: float
     ribbon: float
     white_hu: float
@@ -137,8 +138,7 @@ class Anatomy:
 
 def draw_anatomy(rng: np.random.Generator, preset: PhantomPreset) -> Anatomy:
     """Draw a person: size, shape, age, bone, sinuses, tissues, calcifications."""
-    mean, sd, low, high = AGE_YEARS
-    age = int(np.clip(rng.normal(mean, sd), low, high))
+    age = int(np.clip(rng.normal(*AGE_YEARS[:2]), *AGE_YEARS[2:]))
     sex: Literal["F", "M"] = "F" if rng.random() < 0.5 else "M"
     size = 0.985 if sex == "F" else 1.015
     scale = np.clip(size * rng.normal(1, preset.scale_sd, 3), 0.88, 1.12)
@@ -229,16 +229,18 @@ def _draw_skull(rng: np.random.Generator, variation: float) -> Skull:
 
 def _draw_brain(rng: np.random.Generator, age: int, variation: float) -> Brain:
     ageing = max(0.0, (age - 40) / 50)
-    white = _clipped(rng, 28, 1.6 * variation, 22, 34)
-    haematocrit = float(rng.normal(0, 3.5 * variation))
+    white = _clipped(rng, 28, 2.4 * variation, 23.2, 34)
+    haematocrit = float(rng.normal(0, 4.5 * variation))
     return Brain(
-        sulcus=float(rng.uniform(0.25, 0.85) + 0.5 * ageing),
-        gap=float(rng.uniform(0.4, 1.9) + 1.5 * ageing),
-        ventricle=float(_clipped(rng, 0.98, 0.12, 0.7, 1.3) + 0.2 * ageing),
-        third=float(rng.uniform(3.4, 4.6) + 1.1 * ageing),
-        ribbon=float(rng.uniform(3.0, 4.0)),
+        sulcus=float(rng.uniform(0.1, 1.05) + 0.4 * ageing),
+        gap=float(rng.uniform(0.2, 2.6) + 1.0 * ageing),
+        cistern=float(rng.uniform(-1.2, 1.8) + 0.6 * ageing),
+        ventricle=float(_clipped(rng, 1.0, 0.22, 0.78, 1.55) + 0.2 * ageing),
+        temporal_horn=float(rng.uniform(0.7, 1.2)),
+        third=float(rng.uniform(3.0, 4.8) + 1.1 * ageing),
+        ribbon=float(rng.uniform(2.6, 4.2)),
         white_hu=white,
-        grey_hu=white + float(rng.uniform(7.5, 11)),
+        grey_hu=white + float(rng.uniform(7, 11)),
         csf_hu=float(rng.uniform(2, 11)),
         falx_hu=float(rng.uniform(50, 66)),
         sinus_hu=float(np.clip(56 + haematocrit + rng.normal(0, 2), 42, 70)),
@@ -247,6 +249,7 @@ def _draw_brain(rng: np.random.Generator, age: int, variation: float) -> Brain:
         texture_at=_anywhere(rng),
         calcifications=tuple(_draw_calcifications(rng)),
         cysts=tuple(_draw_cysts(rng)),
+        periventricular_hu=-float(rng.uniform(0, 5) * ageing),
         arteries=draw_arteries(rng, age, haematocrit),
         choroid_hu=float(rng.uniform(34, 46)),
     )
@@ -259,10 +262,10 @@ def _anywhere(rng: np.random.Generator) -> Xyz:
 
 def _draw_cysts(rng: np.random.Generator) -> list[tuple[Xyz, Xyz]]:
     found: list[tuple[Xyz, Xyz]] = []
-    if rng.random() < 0.12:
+    if rng.random() < 0.2:
         a, b = float(rng.uniform(16, 30)), float(rng.uniform(10, 18))
         found.append(((0.0, -68.0, -50.0), (a, b, b)))
-    if rng.random() < 0.08:
+    if rng.random() < 0.12:
         side = float(rng.choice([-1, 1]))
         a, b, c = (float(v) for v in rng.uniform(9, 19, 3))
         found.append(((side * 50.0, 22.0, -22.0), (a, b, c)))

@@ -62,7 +62,8 @@ def paint_brain(canvas: Canvas, maps: HeadMaps, brain: Brain) -> Compartments:
     ax = np.abs(x)
     inside = occupancy(maps.inside, blur)
     fissure = _fissure(ax, y, z)
-    cisterns = np.minimum(_cisterns(canvas, ax, maps.texture), fissure)
+    cisterns = _cisterns(canvas, ax, maps.texture) - np.float32(brain.cistern)
+    cisterns = np.minimum(cisterns, fissure)
     for centre, radii in brain.cysts:
         where = canvas.box(centre, radii)
         if where is not None:
@@ -89,7 +90,7 @@ def paint_brain(canvas: Canvas, maps: HeadMaps, brain: Brain) -> Compartments:
     csf *= 1 - in_stem
     csf *= inside
     paint(canvas.hu, csf, brain.csf_hu)
-    ventricle, ventricle_mm = _paint_ventricles(canvas, brain, ax)
+    ventricle, ventricle_mm = _paint_ventricles(canvas, brain, ax, grey)
     _paint_meninges(canvas, maps, brain)
     paint_arteries(canvas, brain.arteries)
     _paint_choroid(canvas, brain.choroid_hu, ventricle)
@@ -189,7 +190,9 @@ def _paint_deep_grey(canvas: Canvas, brain: Brain, ax: Floats, grey: Floats) -> 
         grey[where] = np.maximum(grey[where], share)
 
 
-def _paint_ventricles(canvas: Canvas, brain: Brain, ax: Floats) -> tuple[Floats, Floats]:
+def _paint_ventricles(
+    canvas: Canvas, brain: Brain, ax: Floats, grey: Floats
+) -> tuple[Floats, Floats]:
     share = np.zeros_like(canvas.hu)
     distance = np.full_like(canvas.hu, 30)
     k = brain.ventricle
@@ -197,7 +200,7 @@ def _paint_ventricles(canvas: Canvas, brain: Brain, ax: Floats) -> tuple[Floats,
     where = canvas.box((0.0, -13.0, 2.0), (36 * grown, 52 + 4 * k, 28 * grown))
     if where is not None:
         x, y, z = ax[where], canvas.yb[where], canvas.zb[where]
-        d = _lateral_ventricle(x, y, z, k, grown)
+        d = _lateral_ventricle(x, y, z, k, grown, brain.temporal_horn)
         septum = np.float32(0.7) - x
         share[where] = occupancy(np.maximum(d, septum), canvas.blur_mm)
         distance[where] = d
@@ -209,7 +212,7 @@ def _paint_ventricles(canvas: Canvas, brain: Brain, ax: Floats) -> tuple[Floats,
     paint(canvas.hu, share, brain.csf_hu)
     if brain.periventricular_hu:
         rim = smooth_step(distance, -1, 0.5) * (1 - smooth_step(distance, 1, 8))
-        dark = rim * (1 - share) * np.float32(brain.periventricular_hu)
+        dark = rim * (1 - share) * (1 - grey) * np.float32(brain.periventricular_hu)
         np.add(canvas.hu, dark, out=canvas.hu)
     return share, distance
 
@@ -225,14 +228,16 @@ def _paint_choroid(canvas: Canvas, hu: float, ventricle: Floats) -> None:
             paint(part.hu, occupancy(plexus, part.blur_mm) * ventricle[where], hu)
 
 
-def _lateral_ventricle(x: Floats, y: Floats, z: Floats, k: float, grown: float) -> Floats:
+def _lateral_ventricle(
+    x: Floats, y: Floats, z: Floats, k: float, grown: float, temporal_horn: float
+) -> Floats:
     """Five capsules: frontal horn, body, atrium, occipital and temporal horn (x is |x|)."""
     g = grown
     frontal = capsule(x, y, z, (4 * g, 6, 13), (11.5 * g, 29, 8), 4.4 * k)
     body = capsule(x, y, z, (4 * g, 6, 14), (10 * g, -22, 18 * g), 4.0 * k)
     atrium = capsule(x, y, z, (11 * g, -22, 17 * g), (22 * g, -36, 6), 5.2 * k)
     occipital = capsule(x, y, z, (21 * g, -36, 6), (19 * g, -56, 4), 2.8 * k)
-    temporal = capsule(x, y, z, (23 * g, -36, 4), (30, -14, -17), 1.9 * k)
+    temporal = capsule(x, y, z, (23 * g, -36, 4), (30, -14, -17), 1.9 * k * temporal_horn)
     horns = np.minimum(np.minimum(frontal, body), np.minimum(atrium, occipital))
     return np.minimum(horns, temporal)
 

@@ -160,6 +160,7 @@ def _changed(lesion: Diffuse, days: float) -> Diffuse | None:
     return replace(
         lesion,
         ventricle=lesion.ventricle**power,
+        temporal_horn=lesion.temporal_horn**power,
         sulcus=lesion.sulcus**power,
         gap_mm=lesion.gap_mm * power,
         contrast=lesion.contrast**power,

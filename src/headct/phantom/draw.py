@@ -126,8 +126,8 @@ def _hydrocephalus(rng: Rng, s: float, anatomy: Anatomy) -> tuple[Lesion, ...]:
         "ventricles",
         s,
         anatomy.brain.csf_hu,
-        ventricle=_between(1.4, 2.15, s),
-        sulcus=_between(0.75, 0.45, s),
+        ventricle=_between(1.25, 1.95, s),
+        sulcus=_between(0.9, 0.55, s),
         periventricular_hu=-float(rng.uniform(3, 8)),
     )
     return (found,)
@@ -140,9 +140,10 @@ def _atrophy(rng: Rng, s: float, anatomy: Anatomy) -> tuple[Lesion, ...]:
         "whole brain",
         s,
         anatomy.brain.csf_hu,
-        ventricle=_between(1.15, 1.6, s),
-        sulcus=_between(1.3, 2.2, s) * float(rng.uniform(0.95, 1.05)),
-        gap_mm=_between(0.7, 3.2, s),
+        ventricle=_between(1.08, 1.35, s),
+        temporal_horn=_between(1.7, 2.6, s),
+        sulcus=_between(1.12, 1.6, s) * float(rng.uniform(0.95, 1.05)),
+        gap_mm=_between(0.1, 0.7, s),
     )
     return (found,)
 
@@ -154,10 +155,10 @@ def _oedema(rng: Rng, s: float, anatomy: Anatomy) -> tuple[Lesion, ...]:
         "whole brain",
         s,
         anatomy.brain.white_hu,
-        ventricle=_between(0.75, 0.35, s),
-        sulcus=_between(0.6, 0.1, s),
-        contrast=_between(0.65, 0.2, s) * float(rng.uniform(0.95, 1.05)),
-        white_hu=-_between(1, 5, s),
+        ventricle=_between(0.88, 0.45, s),
+        sulcus=_between(0.8, 0.3, s),
+        contrast=_between(0.95, 0.55, s) * float(rng.uniform(0.95, 1.05)),
+        white_hu=-_between(0.0, 1.5, s),
     )
     return (found,)
 

@@ -21,6 +21,8 @@ POSTERIOR_FOSSA_ML = 12.0
 """No bleed of the cerebellum is larger."""
 ONE_SIDED_ML = 6.0
 """Larger bleeds into the ventricles reach both sides."""
+DIFFUSE_ML = 8.0
+"""A larger subarachnoid bleed from the basal cisterns is everywhere."""
 BILATERAL = 0.22
 """Share of patients with a subdural haematoma who have one on each side."""
 
@@ -96,8 +98,8 @@ def _one_sdh(
         s,
         fresh_hu(rng, 51, 68, anatomy),
         centre,
-        thickness_mm=2.2 * ml**0.37 * float(rng.uniform(0.8, 1.25)),
-        radius_mm=14.7 * ml**0.315,
+        thickness_mm=1.85 * ml**0.37 * float(rng.uniform(0.8, 1.25)),
+        radius_mm=16.0 * ml**0.315,
         exponent=4,
         serum_hu=float(rng.uniform(16, 28)) if stage == "mixed" else 0.0,
         level_mm=centre[1] + float(rng.uniform(-12, 8)),
@@ -112,10 +114,10 @@ def draw_sah(rng: Rng, s: float, anatomy: Anatomy) -> tuple[Lesion, ...]:
     location = "basal" if rng.random() < 0.55 else "convexity"
     side, sign = side_of(rng)
     centre: Xyz = (0.0, 4.0, -14.0)
+    ml = volume_ml("sah", s)
     if location == "convexity":
         centre = vault_point((sign, float(rng.uniform(-0.6, 0.6)), float(rng.uniform(0.1, 0.8))))
-    ml = volume_ml("sah", s)
-    if ml > 12:
+    elif ml > DIFFUSE_ML:
         location = "diffuse"
     if location != "convexity":
         side = "both"
@@ -129,7 +131,7 @@ def draw_sah(rng: Rng, s: float, anatomy: Anatomy) -> tuple[Lesion, ...]:
         hu,
         centre,
         radius_mm=1.0,
-        patchy=location != "diffuse",
+        patchy=ml < DIFFUSE_ML,
         age_days=min(age, 4.0),
         volume_ml=ml,
     )

@@ -21,6 +21,8 @@ Side = Literal["left", "right", "both", "midline"]
 MAX_SEVERITY = 1.2
 MAX_VENTRICLE = 2.6
 """Ventricles do not grow beyond this size, 1 in the young."""
+LARGE_MM = 22.0
+"""A round lesion of this radius pushes in full."""
 SEPTUM: Xyz = (0.0, 8.0, 10.0)
 """Where midline shift is measured."""
 
@@ -83,9 +85,9 @@ class Collection(Lesion):
     level_mm: float = 0.0
 
     def mass_effect(self) -> tuple[MassEffect, ...]:
-        """A collection pushes the brain away from the skull by most of its thickness."""
-        reach = 55.0 if self.finding == "edh" else 62.0
-        return (MassEffect(self.centre, 0.85 * self.thickness_mm, reach),)
+        """A collection pushes by about its thickness, as far as it is wide; swelling adds to it."""
+        push = (0.9 if self.finding == "edh" else 1.35) * self.thickness_mm
+        return (MassEffect(self.centre, push, 18.0 + 1.1 * self.radius_mm),)
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,20 @@ class Bleed(Lesion):
 
     Attributes:
         radii: half axes in mm, to which `sizing.sized` gives the size that the volume asks for.
+        bulge: mean over its surface of the noise that makes it irregular; taken off again.
     """
 
     centre: Xyz
     radii: Xyz
     rim_mm: float
     rim_hu: float
+    bulge: float = 0.0
 
     def mass_effect(self) -> tuple[MassEffect, ...]:
-        """Displacement grows with the mean radius."""
-        return (MassEffect(self.centre, 0.45 * float(np.mean(self.radii)), 45.0),)
+        """Displacement near and far grows with the mean radius."""
+        radius = float(np.mean(self.radii))
+        push = 0.6 * radius * min(1.0, radius / LARGE_MM)
+        return (MassEffect(self.centre, push, 10 + 1.3 * radius),)
 
 
 @dataclass(frozen=True)
@@ -164,8 +170,9 @@ class Mass(Lesion):
 
     def mass_effect(self) -> tuple[MassEffect, ...]:
         """Tumour and oedema push."""
-        push = 0.4 * float(np.mean(self.radii)) + 0.1 * self.oedema_mm
-        return (MassEffect(self.centre, push, 48.0),)
+        radius = float(np.mean(self.radii))
+        push = 0.5 * radius * min(1.0, radius / LARGE_MM) + 0.13 * self.oedema_mm
+        return (MassEffect(self.centre, push, 10 + 1.3 * radius + 0.7 * self.oedema_mm),)
 
 
 @dataclass(frozen=True)
@@ -184,6 +191,7 @@ class Diffuse(Lesion):
     """A change of the whole brain: factors on ventricles, sulci and grey-white contrast."""
 
     ventricle: float = 1.0
+    temporal_horn: float = 1.0
     sulcus: float = 1.0
     gap_mm: float = 0.0
     contrast: float = 1.0
@@ -196,9 +204,11 @@ class Diffuse(Lesion):
         return replace(
             brain,
             ventricle=min(brain.ventricle * self.ventricle, MAX_VENTRICLE),
+            temporal_horn=brain.temporal_horn * self.temporal_horn,
             third=brain.third * max(0.5, 1 + 0.5 * (self.ventricle - 1)),
             sulcus=brain.sulcus * self.sulcus,
             gap=max(0.2, brain.gap * min(1.0, self.sulcus + 0.2) + self.gap_mm),
+            cistern=brain.cistern - max(0.0, 2 * (1 - self.sulcus)) + 0.4 * self.gap_mm,
             white_hu=brain.white_hu + self.white_hu,
             grey_hu=grey + self.white_hu,
             periventricular_hu=brain.periventricular_hu + self.periventricular_hu,

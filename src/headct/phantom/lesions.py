@@ -153,7 +153,9 @@ def _bleed(
         return None
     part = canvas.part(where)
     d = ellipsoid(part.x, part.y, part.z, lesion.centre, lesion.radii)
-    d += maps.texture[where] * np.float32(min(1.2, ROUGH * min(lesion.radii)))
+    rough = ROUGH * min(lesion.radii)
+    d += maps.texture[where] * np.float32(min(1.2, rough))
+    d += (maps.shape[where] - np.float32(lesion.bulge)) * np.float32(0.6 * rough)
     rim = (1 - smooth_step(d, 0, lesion.rim_mm)) * (parts.tissue[where])
     paint(part.hu, rim * np.float32(0.9), lesion.rim_hu)
     share = occupancy(d, canvas.blur_mm) * parts.inside[where]
@@ -186,7 +188,8 @@ def _infarct(
         return None
     part = canvas.part(where)
     d = ellipsoid(part.xb, part.yb, part.zb, lesion.centre, lesion.radii)
-    d += maps.texture[where] * np.float32(1.0) + maps.shape[where] * np.float32(1.5)
+    d += maps.texture[where] * np.float32(1.2)
+    d += maps.shape[where] * np.float32(1.5 * ROUGH * min(lesion.radii))
     territory = occupancy(d, max(canvas.blur_mm, 3.0))
     share = territory * parts.tissue[where]
     paint(part.hu, share * np.float32(lesion.share), lesion.hu)
@@ -210,7 +213,7 @@ def _mass(
         where
     ]
     paint(part.hu, oedema, lesion.oedema_hu)
-    d += rough * np.float32(0.8)
+    d += rough * np.float32(0.8) + maps.shape[where] * np.float32(ROUGH * min(lesion.radii))
     share = occupancy(d, canvas.blur_mm) * parts.inside[where]
     paint(part.hu, share, lesion.hu + rough * np.float32(1.5))
     if lesion.core_share:

@@ -50,7 +50,7 @@ REASONS: tuple[tuple[float, dict[DrawnFinding, float]], ...] = (
 share, and the odds of findings with it."""
 
 ODDS_PER_DECADE: dict[DrawnFinding, float] = {
-    "edh": 0.62,
+    "edh": 0.75,
     "sdh": 1.35,
     "sah": 0.95,
     "iph": 1.2,
@@ -59,12 +59,12 @@ ODDS_PER_DECADE: dict[DrawnFinding, float] = {
     "mass": 1.05,
     "hydrocephalus": 1.05,
     "fracture": 0.85,
-    "atrophy": 1.9,
+    "atrophy": 1.6,
     "oedema": 0.8,
 }
 """Odds of a finding change by this factor with every ten years of age."""
 ODDS_OF_MEN: dict[DrawnFinding, float] = {
-    "edh": 2.2,
+    "edh": 1.8,
     "sdh": 1.8,
     "sah": 0.75,
     "iph": 1.3,

@@ -14,7 +14,7 @@ import numpy as np
 from headct.phantom.anatomy import VAULT_RADII_MM, Anatomy, Brain
 from headct.phantom.brain import Compartments, paint_brain
 from headct.phantom.canvas import Canvas
-from headct.phantom.fields import Xyz, occupancy
+from headct.phantom.fields import NoiseLookup, Xyz, band_noise, occupancy
 from headct.phantom.findings import (
     MAX_VENTRICLE,
     Bleed,
@@ -41,6 +41,9 @@ SMALL_MM = 24.0
 """Half width of the box in which a small subarachnoid bleed is sized."""
 WHOLE_MM = 130.0
 """A radius in which all of the brain lies."""
+N_SURFACE = 120
+"""Points on the surface of a bleed."""
+EVANS_STEP_MM = 1.25
 FULL = 0.8
 """Ventricles with a larger share of blood are distended."""
 
@@ -102,7 +105,8 @@ def sized(lesion: Lesion, anatomy: Anatomy, brain: Brain) -> Lesion:
                 4 / 3 * np.pi * x * y * z * true_size(anatomy, lesion.centre, lesion.radii) / 1000
             )
             k = float(np.cbrt(lesion.volume_ml / now_ml))
-            return replace(lesion, radii=(k * x, k * y, k * z))
+            grown = replace(lesion, radii=(k * x, k * y, k * z))
+            return replace(grown, bulge=_bulge(grown, anatomy))
         case Collection():
             return _sized_collection(lesion, anatomy)
         case Subarachnoid():
@@ -110,6 +114,19 @@ def sized(lesion: Lesion, anatomy: Anatomy, brain: Brain) -> Lesion:
         case VentricularBlood():
             return _sized_ventricular(lesion, anatomy, brain)
     return lesion
+
+
+def _bulge(lesion: Bleed, anatomy: Anatomy) -> float:
+    """Mean of the noise of `lesions` that makes its surface irregular."""
+    i = np.arange(N_SURFACE) + 0.5
+    polar, turn = np.arccos(1 - 2 * i / N_SURFACE), np.pi * (1 + 5**0.5) * i
+    ring = np.sin(polar)
+    sphere = np.stack([ring * np.cos(turn), ring * np.sin(turn), np.cos(polar)])
+    x, y, z = (np.asarray(lesion.centre)[:, None] + sphere * np.array([lesion.radii]).T).astype(
+        np.float32
+    )
+    at = NoiseLookup(x, y, z, anatomy.brain.texture_at, linear=False)
+    return float(at(band_noise("shape", 30.0)).mean())
 
 
 def _sized_collection(lesion: Collection, anatomy: Anatomy) -> Collection:
@@ -192,8 +209,10 @@ def _solved(rising: Callable[[float], float], wanted: float, low: float, high: f
 
 def evans_index(anatomy: Anatomy, brain: Brain) -> float:
     """Greatest width of the frontal horns over that of the inner skull; mass effect is left out."""
-    picture = Picture.of(anatomy, *FRONTAL_HORNS, 1.25)
-    ventricle = picture.brain(brain).ventricle > 0.5
-    columns = np.flatnonzero(ventricle.any(axis=(0, 1)))
-    width = 1.25 * float(columns[-1] - columns[0] + 1) if len(columns) else 0.0
-    return width / (2 * VAULT_RADII_MM[0])
+    picture = Picture.of(anatomy, *FRONTAL_HORNS, EVANS_STEP_MM)
+    profile = picture.brain(brain).ventricle.max(axis=(0, 1))
+    columns = np.flatnonzero(profile > 0)
+    if not len(columns):
+        return 0.0
+    profile[columns[0] + 2 : columns[-1] - 1] = 1  # what is between the horns counts, too
+    return float(profile.sum()) * EVANS_STEP_MM / (2 * VAULT_RADII_MM[0])
