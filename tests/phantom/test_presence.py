@@ -11,7 +11,14 @@ from headct.phantom.anatomy import AGE_YEARS
 from headct.phantom.findings import Lesion
 from headct.phantom.patient import draw_findings
 from headct.phantom.presence import EXCLUDES, Sex, draw_presence
-from headct.phantom.profile import DRAWN_FINDINGS, PhantomPreset, Prevalence, load_preset
+from headct.phantom.profile import (
+    DRAWN_FINDINGS,
+    PhantomPreset,
+    Prevalence,
+    load_preset,
+    load_site,
+)
+from headct.phantom.render import draw_scan, render_scan
 from headct.phantom.scan import draw_anatomy
 
 N = 6000
@@ -49,6 +56,20 @@ def test_prevalences_of_another_preset_are_as_asked() -> None:
     drawn = people(preset, 2500)
     for finding, asked in preset.prevalence.model_dump().items():
         assert abs(share(finding, drawn) - asked) < 0.035, finding
+
+
+def test_labels_of_rendered_scans_have_the_prevalences() -> None:
+    preset, site = load_preset("base"), load_site("hospital-a")
+    affine = np.diag([7.0, 7.0, 7.0, 1.0])
+    affine[:3, 3] = (-77, -98, -84)
+    rows = []
+    for patient in range(200):
+        scan = render_scan(draw_scan(preset, site, 4, patient), (24, 29, 25), affine, masks=False)
+        rows.append([scan.truth["labels"][finding] for finding in DRAWN_FINDINGS])
+    shares = np.mean(rows, axis=0)
+    asked = np.array([getattr(preset.prevalence, finding) for finding in DRAWN_FINDINGS])
+    assert np.abs(shares - asked).max() < 0.065, dict(zip(DRAWN_FINDINGS, shares, strict=True))
+    assert abs(np.mean(shares - asked)) < 0.015
 
 
 def test_a_person_has_nothing_that_another_excludes() -> None:

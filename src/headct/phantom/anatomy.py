@@ -234,7 +234,7 @@ def _draw_brain(rng: np.random.Generator, age: int, variation: float) -> Brain:
     return Brain(
         sulcus=float(rng.uniform(0.1, 1.05) + 0.4 * ageing),
         gap=float(rng.uniform(0.2, 2.6) + 1.0 * ageing),
-        cistern=float(rng.uniform(-1.2, 1.8) + 0.6 * ageing),
+        cistern=float(rng.uniform(-1.2, 0.9) + 0.5 * ageing),
         ventricle=float(_clipped(rng, 1.0, 0.22, 0.78, 1.55) + 0.2 * ageing),
         temporal_horn=float(rng.uniform(0.7, 1.2)),
         third=float(rng.uniform(3.0, 4.8) + 1.1 * ageing),

@@ -36,6 +36,7 @@ class Compartments:
     Attributes:
         inside: of the intracranial space.
         csf: of sulci, cisterns and the subarachnoid space; the ventricles are left out.
+        csf_mm: distance to these spaces.
         white: of white matter.
         tissue: of brain.
         ventricle: of the ventricles.
@@ -44,6 +45,7 @@ class Compartments:
 
     inside: Floats
     csf: Floats
+    csf_mm: Floats
     white: Floats
     tissue: Floats
     ventricle: Floats
@@ -81,13 +83,15 @@ def paint_brain(canvas: Canvas, maps: HeadMaps, brain: Brain) -> Compartments:
     grey += (0.7 - grey) * below
     posterior = np.maximum(np.abs(below_mm + 1) - 1, -maps.inside - np.float32(brain.gap))
     sulci = np.where(below_mm < 1, np.maximum(posterior, np.minimum(sulci, 1)), sulci)
-    csf = occupancy(np.minimum(sulci, cisterns), blur)
+    csf_mm = np.minimum(sulci, cisterns)
+    csf = occupancy(csf_mm, blur)
     paint(canvas.hu, inside, lobes)
     _paint_deep_grey(canvas, brain, ax, grey)
     stem = ellipsoid(ax, y, z, (0, -15, -30), (13, 11.5, 24))
     in_stem = occupancy(stem, blur)
     paint(canvas.hu, in_stem * inside, brain.white_hu + 2.5)
     csf *= 1 - in_stem
+    np.maximum(csf_mm, -stem, out=csf_mm)
     csf *= inside
     paint(canvas.hu, csf, brain.csf_hu)
     ventricle, ventricle_mm = _paint_ventricles(canvas, brain, ax, grey)
@@ -101,7 +105,7 @@ def paint_brain(canvas: Canvas, maps: HeadMaps, brain: Brain) -> Compartments:
             paint(part.hu, share, spot.hu)
     csf *= 1 - ventricle
     tissue = inside * (1 - csf) * (1 - ventricle)
-    return Compartments(inside, csf, tissue * (1 - grey), tissue, ventricle, ventricle_mm)
+    return Compartments(inside, csf, csf_mm, tissue * (1 - grey), tissue, ventricle, ventricle_mm)
 
 
 def _fissure(ax: Floats, y: Floats, z: Floats) -> Floats:

@@ -25,6 +25,7 @@ from headct.phantom.findings import (
     Subarachnoid,
     VentricularBlood,
 )
+from headct.phantom.profile import DrawnFinding
 
 Curve = tuple[tuple[float, ...], tuple[float, ...]]
 """Days and values between which it is linear."""
@@ -108,7 +109,7 @@ def _older_blood(lesion: Lesion, age: float) -> Lesion | None:
     fluid = FLUID_HU[finding]
     left = at(DENSITY[finding], age)
     hu = fluid + (lesion.hu - fluid) * left
-    older = replace(lesion, hu=hu, volume_ml=volume, age_days=age, stage=blood_stage(age))
+    older = replace(lesion, hu=hu, volume_ml=volume, age_days=age, stage=blood_stage(finding, age))
     if isinstance(older, Bleed):
         return replace(older, rim_mm=older.rim_mm * at(RIM, age))
     if isinstance(older, Collection) and older.serum_hu:
@@ -118,9 +119,10 @@ def _older_blood(lesion: Lesion, age: float) -> Lesion | None:
     return older
 
 
-def blood_stage(age_days: float) -> str:
-    """Name of the density of blood of an age."""
-    return "acute" if age_days < 5 else "iso" if age_days < 21 else "chronic"
+def blood_stage(finding: DrawnFinding, age_days: float) -> str:
+    """Name of the density of blood of an age; a subdural one is as dense as brain for a while."""
+    between = "iso" if finding == "sdh" else "subacute"
+    return "acute" if age_days < 5 else between if age_days < 21 else "chronic"
 
 
 def _older_infarct(lesion: Infarct, age: float) -> Infarct:

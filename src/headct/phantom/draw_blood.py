@@ -98,8 +98,8 @@ def _one_sdh(
         s,
         fresh_hu(rng, 51, 68, anatomy),
         centre,
-        thickness_mm=1.85 * ml**0.37 * float(rng.uniform(0.8, 1.25)),
-        radius_mm=16.0 * ml**0.315,
+        thickness_mm=3.0 * ml**0.25 * float(rng.uniform(0.8, 1.25)),
+        radius_mm=12.6 * ml**0.375,
         exponent=4,
         serum_hu=float(rng.uniform(16, 28)) if stage == "mixed" else 0.0,
         level_mm=centre[1] + float(rng.uniform(-12, 8)),
@@ -121,7 +121,7 @@ def draw_sah(rng: Rng, s: float, anatomy: Anatomy) -> tuple[Lesion, ...]:
         location = "diffuse"
     if location != "convexity":
         side = "both"
-    hu = fresh_hu(rng, 48, 60, anatomy)
+    hu = fresh_hu(rng, 50, 62, anatomy)
     age = float(rng.exponential(0.8))
     found = Subarachnoid(
         "sah",

@@ -28,7 +28,7 @@ Share = tuple[DrawnFinding, Box, Floats]
 
 DURA_MM = 0.5
 """Between the bone and a collection."""
-DISTENDED, FILLED = 1.8, 2.4
+DISTENDED_MM, FILLED_MM = 0.6, 0.9
 """Sulci and cisterns are wider where there is blood in them, more so where they are full of it."""
 REACH = 1.2
 """Blood in the CSF thins out until this many radii."""
@@ -113,11 +113,12 @@ def _collection(canvas: Canvas, maps: HeadMaps, lesion: Collection) -> tuple[Box
 
 
 def subarachnoid_share(
-    maps: HeadMaps, parts: Compartments, where: Box, lesion: Subarachnoid
+    maps: HeadMaps, parts: Compartments, where: Box, lesion: Subarachnoid, blur_mm: float
 ) -> Floats:
     """Share of blood if it were everywhere: clots in the sulci and cisterns they distend."""
-    wider = np.float32(DISTENDED if lesion.patchy else FILLED)
-    distended: Floats = np.minimum(parts.csf[where] * wider, parts.inside[where])
+    wider = np.float32(DISTENDED_MM if lesion.patchy else FILLED_MM)
+    distended = occupancy(parts.csf_mm[where] - wider, blur_mm)
+    distended *= parts.inside[where] * (1 - parts.ventricle[where])
     if not lesion.patchy:
         return distended
     clots = smooth_step(0.8 * maps.shape[where] + 0.3 * maps.texture[where], -0.6, 0.1)
@@ -139,7 +140,9 @@ def _subarachnoid(
         return None
     part = canvas.part(where)
     away = distance(part.xb, part.yb, part.zb, lesion.centre)
-    share = subarachnoid_share(maps, parts, where, lesion) * near(away, lesion.radius_mm)
+    share = subarachnoid_share(maps, parts, where, lesion, canvas.blur_mm) * near(
+        away, lesion.radius_mm
+    )
     paint(part.hu, share, lesion.hu)
     return where, share
 

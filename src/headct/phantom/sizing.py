@@ -167,7 +167,7 @@ def _radius(
     """Radius at which the bleed has its volume; None where the largest is too small."""
     canvas, parts = picture.canvas, picture.brain(brain)
     away = distance(canvas.x, canvas.y, canvas.z, lesion.centre)
-    share = subarachnoid_share(picture.maps, parts, (slice(None),) * 3, lesion)
+    share = subarachnoid_share(picture.maps, parts, (slice(None),) * 3, lesion, canvas.blur_mm)
     found = share > 0.01
     share, away = share[found], away[found]
 
