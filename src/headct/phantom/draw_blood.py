@@ -206,7 +206,7 @@ def draw_ivh(rng: Rng, s: float, anatomy: Anatomy) -> tuple[Lesion, ...]:
     ml = volume_ml("ivh", s)
     if rng.random() < 0.4 and ml < ONE_SIDED_ML:
         side, _ = side_of(rng)
-    hu = fresh_hu(rng, 45, 68, anatomy)
-    age = float(min(rng.exponential(4.0), 14.0))
+    hu = fresh_hu(rng, 45, 66, anatomy)
+    age = float(min(rng.exponential(5.5), 14.0))
     found = VentricularBlood("ivh", side, "dependent", s, hu, 0.0, age_days=age, volume_ml=ml)
     return (found,)
