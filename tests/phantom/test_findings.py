@@ -182,3 +182,46 @@ def test_an_unknown_finding_is_refused() -> None:
         draw_scan(STILL, SITE, 0, 0, findings={"aneurysm": True})
     with pytest.raises(UsageError, match="midline_shift"):
         draw_scan(STILL, SITE, 0, 0, findings={"midline_shift": True})
+
+
+@pytest.mark.parametrize("severity", [-0.1, 1.3, float("nan")])
+def test_an_impossible_severity_is_refused(severity: float) -> None:
+    with pytest.raises(UsageError, match="severity") as error:
+        draw_scan(STILL, SITE, 0, 0, findings={"iph": severity})
+    assert "0 to 1" in error.value.remedy
+
+
+@pytest.mark.parametrize("days", [-1.0, float("nan"), float("inf")])
+def test_a_day_before_the_first_scan_is_refused(days: float) -> None:
+    with pytest.raises(UsageError, match="day"):
+        draw_scan(STILL, SITE, 0, 0, days=days)
+
+
+def test_truth_tells_all_lesions_of_a_finding() -> None:
+    for patient in range(1, 40):
+        spec = draw_scan(STILL, SITE, 5, patient, findings={"sdh": 0.8})
+        if len(spec.lesions) == 2:
+            break
+    scan = render_scan(spec, SHAPE, AFFINE, scanner=False)
+    row = scan.truth["findings"]["sdh"]
+    larger = max(spec.lesions, key=lambda lesion: lesion.volume_ml)
+    assert (row["n_lesions"], row["side"], row["stage"]) == (2, "both", larger.stage)
+    planned = sum(lesion.volume_ml for lesion in spec.lesions)
+    assert scan.truth["volume_ml"]["sdh"] == pytest.approx(planned, rel=0.1)
+    x_mm = np.argwhere(scan.masks["sdh"])[:, 2] * SPACING_MM + AFFINE[2, 3]
+    assert 0.05 < np.mean(x_mm > 0) < 0.95
+
+
+def test_csf_is_what_is_in_the_picture() -> None:
+    spec = draw_scan(STILL, SITE, 5, 1, findings={})
+    scan = render_scan(spec, SHAPE, AFFINE, scanner=False)
+    upper = AFFINE.copy()
+    upper[0, 3] += 80
+    half = render_scan(spec, SHAPE, upper, scanner=False)
+    assert 60 < scan.truth["csf_ml"] < 450
+    assert half.truth["csf_ml"] < 0.8 * scan.truth["csf_ml"]
+    assert half.truth["ventricles_ml"] < 0.8 * scan.truth["ventricles_ml"]
+    wide = draw_scan(STILL, SITE, 5, 1, findings={"hydrocephalus": 0.8})
+    ill = render_scan(wide, SHAPE, AFFINE, scanner=False)
+    assert ill.truth["ventricles_ml"] > 1.8 * scan.truth["ventricles_ml"]
+    assert ill.truth["evans_index"] > scan.truth["evans_index"]

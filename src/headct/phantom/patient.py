@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from headct.errors import UsageError
 from headct.phantom.anatomy import Anatomy
 from headct.phantom.course import aged
 from headct.phantom.draw import draw_lesions, fracture_at
-from headct.phantom.findings import MAX_SEVERITY, Collection, Diffuse, Lesion, VentricularBlood
+from headct.phantom.findings import Collection, Diffuse, Lesion, VentricularBlood
 from headct.phantom.presence import draw_presence, require_findings
 from headct.phantom.profile import DRAWN_FINDINGS, PhantomPreset
 from headct.phantom.sizing import sized
@@ -51,8 +52,10 @@ def draw_findings(
         wanted: where given, exactly these findings: True, or a severity above 0.
 
     Raises:
-        UsageError: an unknown finding.
+        UsageError: an unknown finding, an impossible severity, or a day before the first scan.
     """
+    if not 0 <= days < np.inf:
+        raise UsageError(f"no scan was made on day {days}", remedy="count from the first scan, 0")
     rng = np.random.default_rng([seed, patient, FINDINGS])
     present = draw_presence(rng, preset, anatomy.age_years, anatomy.sex)
     if wanted is not None:
@@ -63,7 +66,7 @@ def draw_findings(
         severity = quantile(float(own.random()), preset.severity)
         asked = True if wanted is None else wanted[finding]
         if not isinstance(asked, bool):
-            severity = min(float(asked), MAX_SEVERITY)
+            severity = float(asked)
         drawn += draw_lesions(own, finding, severity, anatomy)
     later = [aged(lesion, days) for lesion in _fracture_under_epidural(rng, drawn, anatomy)]
     return _with_extent([lesion for lesion in later if lesion is not None], anatomy)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from headct.errors import UsageError
 from headct.phantom.anatomy import AGE_YEARS
+from headct.phantom.findings import MAX_SEVERITY
 from headct.phantom.profile import DRAWN_FINDINGS, DrawnFinding, PhantomPreset, Prevalence
 
 Sex = Literal["F", "M"]
@@ -187,11 +188,17 @@ def require_findings(wanted: Mapping[str, bool | float]) -> tuple[DrawnFinding, 
     """The findings asked for.
 
     Raises:
-        UsageError: one is unknown, or is midline shift, which only follows from others.
+        UsageError: one is unknown, or is midline shift, which only follows from others; or a
+            severity is negative or above `MAX_SEVERITY`.
     """
-    for name in wanted:
+    for name, severity in wanted.items():
         if name not in DRAWN_FINDINGS:
             raise UsageError(
                 f"no finding {name!r} can be planted", remedy=f"one of: {', '.join(DRAWN_FINDINGS)}"
+            )
+        if not 0 <= severity <= MAX_SEVERITY:
+            raise UsageError(
+                f"no {name} has a severity of {severity}",
+                remedy=f"give a quantile of size, 0 to 1, at most {MAX_SEVERITY}",
             )
     return tuple(f for f in DRAWN_FINDINGS if wanted.get(f))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headct.phantom.findings import Lesion
+from headct.phantom.findings import Infarct, Lesion, Mass
 from headct.phantom.profile import DRAWN_FINDINGS, FINDINGS
 from headct.phantom.scan import ScanSpec
 from headct.phantom.sizing import evans_index
@@ -56,7 +56,7 @@ def describe(
 
 def _describe(lesions: list[Lesion], mirror: bool) -> dict[str, Any]:
     """All lesions of one finding; HU, stage and age are those of the largest."""
-    largest = max(lesions, key=lambda lesion: lesion.volume_ml)
+    largest = max(lesions, key=_size)
     sides = {_side(lesion, mirror) for lesion in lesions}
     return {
         "side": sides.pop() if len(sides) == 1 else "both",
@@ -67,6 +67,12 @@ def _describe(lesions: list[Lesion], mirror: bool) -> dict[str, Any]:
         "age_days": round(largest.age_days, 1),
         "n_lesions": len(lesions),
     }
+
+
+def _size(lesion: Lesion) -> float:
+    if isinstance(lesion, Mass | Infarct):
+        return lesion.radii[0] * lesion.radii[1] * lesion.radii[2]
+    return lesion.volume_ml
 
 
 def _side(lesion: Lesion, mirror: bool) -> str:
