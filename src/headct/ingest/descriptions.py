@@ -19,8 +19,9 @@ WITHOUT_CONTRAST = (
 )
 """Said of a scan without contrast; taken out before WITH_CONTRAST is asked."""
 WITH_CONTRAST = (
-    r"\bCONTRAST\w*\b|\bKONTRAST\w*\b|\bCONTR\b|\bKM\b|\bINJECT\w*\b|\bINJECTE\w*\b|\bIODE?\b|\bMDC\b",
-    r"\bC ?\+|\+ ?C\b|\bC ?/ ?C\b|\bCECT\b|\bENHANCED\b(?! CONV| MULTI)|\bPOST ?-?(IV|GAD|INJ|CON|C)\b|\bGADO\w*\b",
+    r"\bCONTRAST\w*\b|\bKONTRAST\w*\b|\bCONTR\b|\bKM\b|\bINJECT\w*\b|\bIODE?\b|\bMDC\b",
+    r"\bC ?\+|\+ ?C\b|\bC ?/ ?C\b|\bCECT\b|\bENHANCED\b(?! CONV| MULTI)",
+    r"\bPOST ?-?(IV|GAD|INJ|CON|C)\b|\bGADO\w*\b",
     r"\bW(/|ITH)? ?IV\b|\bAVEC INJ\w*\b|\bAPRES INJ\w*\b|造影|增强|조영",
     r"\bCTA\b|\bCTV\b|\bANGIO\w*\b|\bVENO\w*\b|\bARTERIAL\b|\bPORTAL\b|\bPERFUSION\w*\b|\bCTP\b",
     r"\bIOHEXOL\b|\bIOPAMIDOL\b|\bIOMERON\b|\bOMNIPAQUE\b|\bULTRAVIST\b|\bISOVUE\b|\bVISIPAQUE\b",
