@@ -86,8 +86,9 @@ def small_bundle(folder: Path) -> Path:
     """ViT-S with new weights: what it answers does not change what it costs."""
     import torch
 
+    from headct.model.architecture import ENCODERS
     from headct.model.bundle import save_bundle
-    from headct.model.encoder import ENCODERS, ViT3D
+    from headct.model.encoder import ViT3D
     from headct.volume.preprocessing import PRESETS
 
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from headct.model.encoder import ENCODERS, EncoderConfig
+from headct.model.architecture import ENCODERS, EncoderConfig
 from headct.objective.dino import ClsConfig
 from headct.objective.joint import DecoderConfig, JointConfig, JointObjective
 from headct.objective.mae import LatConfig, MaeConfig

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from headct.adapt.features import FeatureTable
+from headct.model.architecture import EncoderConfig
 from headct.model.bundle import save_bundle
-from headct.model.encoder import EncoderConfig, ViT3D
+from headct.model.encoder import ViT3D
 from headct.store.labels import Labels
 from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import PRESETS, Preprocessing

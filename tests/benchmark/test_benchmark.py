@@ -20,8 +20,9 @@ from headct.cli.app import app
 from headct.errors import UsageError
 from headct.evaluate.report import render
 from headct.evaluate.results import read_results
+from headct.model.architecture import EncoderConfig
 from headct.model.bundle import save_bundle
-from headct.model.encoder import EncoderConfig, ViT3D
+from headct.model.encoder import ViT3D
 from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import Preprocessing
 

@@ -24,8 +24,9 @@ from headct.evaluate.attention import (
     shown_slices,
 )
 from headct.evaluate.gallery import choose
+from headct.model.architecture import EncoderConfig
 from headct.model.bundle import Bundle
-from headct.model.encoder import EncoderConfig, ViT3D
+from headct.model.encoder import ViT3D
 from headct.store.labels import Labels
 from headct.volume.preprocessing import PRESETS
 from headct.volume.volume import Volume

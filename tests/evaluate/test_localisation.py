@@ -16,8 +16,9 @@ from headct.adapt.start import Start
 from headct.cli.app import app
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.evaluate.localisation import locate, on_grid, summarise
+from headct.model.architecture import EncoderConfig
 from headct.model.bundle import load_bundle, save_bundle
-from headct.model.encoder import EncoderConfig, ViT3D
+from headct.model.encoder import ViT3D
 from headct.store.labels import read_labels
 from headct.store.store import open_store
 from headct.store.writer import StoreWriter

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 import headct
 from headct.errors import CheckpointError, MismatchError, UsageError
 from headct.model import bundle as bundle_module
+from headct.model.architecture import ENCODERS
 from headct.model.bundle import load_bundle, load_strictly, save_bundle
 from headct.model.embed import Bundle
-from headct.model.encoder import ENCODERS, ViT3D
+from headct.model.encoder import ViT3D
 from headct.store.store import open_store
 from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import PRESETS, Preprocessing

@@ -10,8 +10,9 @@ import torch
 
 from headct.config import check
 from headct.errors import UsageError
+from headct.model.architecture import ENCODERS, EncoderConfig
 from headct.model.blocks import Branch, attend
-from headct.model.encoder import ENCODERS, EncoderConfig, ViT3D
+from headct.model.encoder import ViT3D
 from headct.volume.preprocessing import PRESETS
 from headct.volume.window import WINDOWS
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from headct.model.encoder import ENCODERS, ViT3D
+from headct.model.architecture import ENCODERS
+from headct.model.encoder import ViT3D
 from headct.model.resize import interpolation, resize_kernel, with_patch_voxels
 
 TINY = ENCODERS["demo"].model_copy(update={"width": 48, "depth": 2, "heads": 3})

@@ -10,7 +10,7 @@ import torch
 
 from headct.config import check
 from headct.errors import UsageError
-from headct.model.encoder import ENCODERS
+from headct.model.architecture import ENCODERS
 from headct.model.tokens import gather_patches, to_channels, window_tensors
 from headct.objective.dino import ClsConfig
 from headct.objective.joint import DecoderConfig, JointConfig, JointObjective, follow

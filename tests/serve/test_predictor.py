@@ -20,8 +20,9 @@ from headct.adapt.start import Start
 from headct.cli.app import app
 from headct.errors import MismatchError, UsageError
 from headct.ingest.pipeline import ingest
+from headct.model.architecture import EncoderConfig
 from headct.model.bundle import load_bundle, save_bundle
-from headct.model.encoder import EncoderConfig, ViT3D
+from headct.model.encoder import ViT3D
 from headct.phantom.archive import write_archive
 from headct.phantom.profile import load_preset
 from headct.serve.predictor import SCOPE, load_predictor, to_json, was_skipped

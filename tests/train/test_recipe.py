@@ -5,7 +5,7 @@ import torch
 
 from headct.config import load_recipe, to_toml
 from headct.errors import UsageError
-from headct.model.encoder import ENCODERS
+from headct.model.architecture import ENCODERS
 from headct.objective.joint import JointObjective
 from headct.train.pretrain import view_maker
 from headct.train.recipe import PretrainRecipe

@@ -19,8 +19,9 @@ from headct.adapt.readout import fit_readout
 from headct.adapt.scoring import encoder_vectors
 from headct.adapt.scratch import NETWORKS, build_network
 from headct.errors import UsageError
+from headct.model.architecture import ENCODERS, EncoderConfig
 from headct.model.embed import Bundle
-from headct.model.encoder import ENCODERS, EncoderConfig, ViT3D
+from headct.model.encoder import ViT3D
 from headct.progress import tracking
 from headct.store.labels import Labels
 from headct.store.store import Store

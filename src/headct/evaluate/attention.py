@@ -25,11 +25,8 @@ from headct.model.blocks import Block, attention_weights
 from headct.model.embed import Bundle
 from headct.model.tokens import (
     Tokens,
-    gather_patches,
     grid_shape,
     select_head_tokens,
-    to_channels,
-    window_tensors,
 )
 from headct.volume.volume import Volume, Zyx
 from headct.volume.window import BRAIN
@@ -75,19 +72,18 @@ def gradient_attention_volume(bundle: Bundle, head: Head, finding: int, volume: 
     hu = torch.as_tensor(volume.hu[None])
     encoder, config = bundle.encoder, bundle.encoder.config
     keep = select_head_tokens(hu, config.n_tokens, config.patch_voxels_zyx)
-    voxels = gather_patches(hu, config.patch_voxels_zyx, keep).float()
-    patches = to_channels(voxels, *window_tensors(config.windows, hu.device)).flatten(2)
+    patches = encoder.window_patches(hu, keep)
     spacing = bundle.preprocessing.spacing_mm_zyx
     centre_mm = encoder.centres_mm(keep, hu.shape[1:], spacing)
+    grid = grid_shape(hu.shape[1:], config.patch_voxels_zyx)
     with torch.no_grad():
-        x, rotation = encoder.embed(patches, centre_mm)
+        x, rotation = encoder.embed(patches, centre_mm, keep, grid)
         for block in encoder.blocks[:-1]:
             x = block(x, rotation)
     last = encoder.blocks[-1]
     assert isinstance(last, Block)
     x, weights = _last_block(last, x.detach(), rotation)
     x = encoder.norm(x)
-    grid = grid_shape(hu.shape[1:], config.patch_voxels_zyx)
     n = encoder.n_prefix
     tokens = Tokens(x[:, 0], x[:, 1:n], x[:, n:], keep, centre_mm, grid)
     (gradient,) = torch.autograd.grad(head(tokens)[0, finding], weights)
@@ -96,7 +92,7 @@ def gradient_attention_volume(bundle: Bundle, head: Head, finding: int, volume: 
     return _on_grid(bundle, volume, flat.view(grid), "gradient-weighted attention")
 
 
-def _last_block(block: Block, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+def _last_block(block: Block, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor]:
     """The block's output, and its attention weights [b h t t] as a leaf to differentiate by."""
     q, k, v = block.attn.queries_keys_values(block.norm1(x), rotation)
     weights = attention_weights(q, k).detach().requires_grad_()

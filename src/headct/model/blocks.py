@@ -21,15 +21,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Tokens [b t d] and their rotations [b t 1 1 e/2] -> [b t d]."""
+    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        """Tokens [b t d] and their rotations [b t 1 1 e/2], None for none -> [b t d]."""
         q, k, v = self.queries_keys_values(x, rotation)
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def queries_keys_values(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def queries_keys_values(
+        self, x: Tensor, rotation: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Each [b h t e]; queries and keys are rotated."""
         qkv = torch.unflatten(self.qkv(x), -1, (3, self.heads, -1))  # [b t 3 h e]
-        q, k = rotate(qkv[:, :, :2], rotation).permute(2, 0, 3, 1, 4)
+        turned = qkv[:, :, :2] if rotation is None else rotate(qkv[:, :, :2], rotation)
+        q, k = turned.permute(2, 0, 3, 1, 4)
         return q, k, qkv[:, :, 2].transpose(1, 2)
 
 
@@ -99,8 +102,8 @@ class Block(nn.Module):
         self.mlp = Mlp(width, mlp_ratio * width)
         self.branch2 = Branch(width, layer_scale, drop_path)
 
-    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Tokens [b t d] and their rotations [b t 1 1 e/2] -> [b t d]."""
+    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        """Tokens [b t d] and their rotations [b t 1 1 e/2], None for none -> [b t d]."""
         x = x + self.branch1(self.attn(self.norm1(x), rotation))
         return x + self.branch2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 

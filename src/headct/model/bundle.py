@@ -25,10 +25,11 @@ from torch import Tensor
 
 from headct.atomic import replacing_folder, write_json, write_text
 from headct.errors import CheckpointError, UsageError
+from headct.model.architecture import EncoderConfig
 from headct.model.card import model_card
 from headct.model.embed import Bundle as Bundle
 from headct.model.embed import Embedding as Embedding
-from headct.model.encoder import EncoderConfig, ViT3D
+from headct.model.encoder import ViT3D
 from headct.volume.preprocessing import Preprocessing
 
 FORMAT = 1

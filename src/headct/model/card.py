@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headct.model.encoder import EncoderConfig
+from headct.model.architecture import EncoderConfig
 from headct.volume.preprocessing import Preprocessing
 
 _TEXT = """\

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from headct.config import Config
+from headct.model.architecture import EncoderConfig
 from headct.model.blocks import Block, attention_weights, init_linear
-from headct.model.position import draw_position_scale, prefixed_rotations, rope_periods_mm
+from headct.model.position import (
+    PositionTable,
+    draw_position_scale,
+    prefixed_rotations,
+    rope_periods_mm,
+)
 from headct.model.tokens import (
     Tokens,
     ZyxInt,
@@ -21,78 +24,6 @@ from headct.model.tokens import (
     to_channels,
     window_tensors,
 )
-from headct.volume.window import WINDOWS, Window
-
-
-class EncoderConfig(Config):
-    """Architecture of a ViT3D; everything that its weights depend on."""
-
-    width: int = Field(gt=0)
-    """Numbers per token."""
-    depth: int = Field(gt=0)
-    """Transformer blocks."""
-    heads: int = Field(gt=0)
-    """Attention heads; the width of one head must be even and at least 6."""
-    mlp_ratio: int = Field(default=4, gt=0)
-    """Hidden width of the MLP, as a multiple of the width."""
-    patch_voxels_zyx: ZyxInt
-    """Voxels per patch."""
-    spacing_mm_zyx: tuple[float, float, float]
-    """mm, voxel size that the patch embedding is made for."""
-    windows: tuple[Window, ...] = Field(default=WINDOWS, min_length=1)
-    """HU windows, one input channel each."""
-    n_tokens: int = Field(gt=0)
-    """Patches computed per whole scan; the most head-like ones."""
-    n_registers: int = Field(default=4, ge=0)
-    """Learned tokens without an output, where attention can put what belongs nowhere."""
-    layer_scale: float | None = None
-    """Start value of the per-channel scale of each branch; 1e-5 for long runs, none for short."""
-    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of samples that skip a branch in training, in the last block; linear from 0."""
-    rope_periods_mm: tuple[float, float] = (24.0, 1200.0)
-    """mm, shortest and longest period of the rotary positions."""
-    rope_jitter: tuple[float, float] = (1.15, 1.05)
-    """Largest random stretch of the coordinates in training: common, per axis."""
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> EncoderConfig:
-        head_width, rest = divmod(self.width, self.heads)
-        if rest or head_width % 2 or head_width < 6:
-            raise ValueError(
-                f"width {self.width} does not give {self.heads} heads of an even width >= 6"
-            )
-        return self
-
-    @property
-    def patch_mm_zyx(self) -> tuple[float, float, float]:
-        """Size of a patch, mm."""
-        pairs = zip(self.patch_voxels_zyx, self.spacing_mm_zyx, strict=True)
-        z, y, x = (voxels * mm for voxels, mm in pairs)
-        return z, y, x
-
-    @property
-    def patch_voxels(self) -> int:
-        """Voxels of one patch."""
-        z, y, x = self.patch_voxels_zyx
-        return z * y * x
-
-
-def _preset(width: int, depth: int, heads: int, **values: Any) -> EncoderConfig:
-    return EncoderConfig(width=width, depth=depth, heads=heads, **values)
-
-
-_DEMO = {"patch_voxels_zyx": (8, 8, 8), "spacing_mm_zyx": (3.3, 3.3, 3.3), "n_tokens": 170}
-_SMALL = {"patch_voxels_zyx": (8, 8, 8), "spacing_mm_zyx": (2.0, 2.0, 2.0), "n_tokens": 1200}
-_BASE = {"patch_voxels_zyx": (4, 16, 16), "spacing_mm_zyx": (4.0, 1.0, 1.0), "n_tokens": 1200}
-_DEEP = {"layer_scale": 1e-5}
-
-ENCODERS = {
-    "demo": _preset(192, 4, 3, **_DEMO),
-    "small": _preset(384, 12, 6, **_SMALL),
-    "base": _preset(768, 12, 12, **_BASE, **_DEEP, drop_path=0.1),
-    "large": _preset(1024, 24, 16, **_BASE, **_DEEP, drop_path=0.2),
-}
-"""Encoders by name; each fits the preprocessing of the same name (large: that of base)."""
 
 
 class ViT3D(nn.Module):
@@ -115,7 +46,9 @@ class ViT3D(nn.Module):
         self.blocks = nn.ModuleList(
             Block(width, heads, config.mlp_ratio, config.layer_scale, p) for p in drop
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=config.final_norm_eps)
+        grid = config.position_grid_zyx
+        self.positions = None if grid is None else PositionTable(grid, width)
         periods = rope_periods_mm(width // heads // 2, *config.rope_periods_mm)
         self.register_buffer("periods_mm", periods, persistent=False)
         nn.init.trunc_normal_(self.cls, std=0.02)
@@ -136,11 +69,13 @@ class ViT3D(nn.Module):
         """Encode window channels.
 
         Args:
-            channels: [b c z y x] in [-1, 1], channels as in `config.windows`; any field of view.
+            channels: [b c z y x] in `config.channel_range`, channels as in `config.windows`; any
+                field of view, but that of the table where positions are learned.
             spacing_mm_zyx: voxel size, one for all or [b 3]; None: that of the config.
             keep: [b t] long, patches to compute; None computes all.
         """
-        patches = gather_patches(channels, self.config.patch_voxels_zyx, keep, outside=-1.0)
+        air = self.config.channel_range[0]
+        patches = gather_patches(channels, self.config.patch_voxels_zyx, keep, outside=air)
         return self._encode_at(patches.flatten(2), channels.shape[2:], spacing_mm_zyx, keep)
 
     def forward_hu(
@@ -160,7 +95,7 @@ class ViT3D(nn.Module):
             windows: levels and widths in HU, each [c] or [b c]; None: those of the config.
             n_blocks: as in `encode`.
         """
-        patches = self._window_patches(hu, keep, windows)
+        patches = self.window_patches(hu, keep, windows)
         return self._encode_at(patches, hu.shape[1:], spacing_mm_zyx, keep, n_blocks)
 
     def cls_attention(
@@ -179,9 +114,11 @@ class ViT3D(nn.Module):
         Returns:
             [b h t], one row per head; what is missing to a sum of 1 goes to CLS and registers.
         """
-        patches = self._window_patches(hu, keep)
+        patches = self.window_patches(hu, keep)
         index = self._index(patches, keep)
-        x, rotation = self.embed(patches, self.centres_mm(index, hu.shape[1:], spacing_mm_zyx))
+        centre_mm = self.centres_mm(index, hu.shape[1:], spacing_mm_zyx)
+        grid = grid_shape(hu.shape[1:], self.config.patch_voxels_zyx)
+        x, rotation = self.embed(patches, centre_mm, index, grid)
         for block in self.blocks[:-1]:
             x = block(x, rotation)
         last = self.blocks[-1]
@@ -189,12 +126,17 @@ class ViT3D(nn.Module):
         q, k, _ = last.attn.queries_keys_values(last.norm1(x), rotation)
         return attention_weights(q[:, :, :1], k)[:, :, 0, self.n_prefix :]
 
-    def _window_patches(
+    def window_patches(
         self, hu: Tensor, keep: Tensor | None, windows: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
+        """Window channels [b t c*v] of patches of HU [b z y x]; arguments as in `forward_hu`."""
         voxels = gather_patches(hu, self.config.patch_voxels_zyx, keep).float()
         level_hu, width_hu = windows or window_tensors(self.config.windows, hu.device)
-        return to_channels(voxels, level_hu, width_hu).flatten(2)
+        channels = to_channels(voxels, level_hu, width_hu).flatten(2)
+        low, high = self.config.channel_range
+        if (low, high) == (-1.0, 1.0):
+            return channels
+        return channels.add_(1.0).mul_((high - low) / 2.0).add_(low)
 
     def _index(self, patches: Tensor, keep: Tensor | None) -> Tensor:
         index = torch.arange(patches.shape[1], device=patches.device) if keep is None else keep
@@ -235,13 +177,13 @@ class ViT3D(nn.Module):
         """Encode patches that were cut already.
 
         Args:
-            patches: [b t c*v] channels in [-1, 1].
+            patches: [b t c*v] channels in `config.channel_range`.
             centre_mm: [b t 3] in mm from the centre of the view.
-            index: [b t] their numbers in the patch grid, handed on.
-            grid_zyx: patches per axis, handed on.
+            index: [b t] their numbers in the patch grid.
+            grid_zyx: patches per axis.
             n_blocks: give the features after each of that many last blocks as well.
         """
-        x, rotation = self.embed(patches, centre_mm)
+        x, rotation = self.embed(patches, centre_mm, index, grid_zyx)
         after = []
         for block in self.blocks:
             x = block(x, rotation)
@@ -257,13 +199,23 @@ class ViT3D(nn.Module):
             blocks=tuple(after[len(after) - n_blocks :]) if n_blocks else (),
         )
 
-    def embed(self, patches: Tensor, centre_mm: Tensor) -> tuple[Tensor, Tensor]:
-        """The sequence before the first block [b r+1+t d], and its rotations [b r+1+t 1 1 e/2]."""
+    def embed(
+        self, patches: Tensor, centre_mm: Tensor, index: Tensor, grid_zyx: ZyxInt
+    ) -> tuple[Tensor, Tensor | None]:
+        """The sequence before the first block [b r+1+t d], and its rotations [b r+1+t 1 1 e/2].
+
+        Arguments as in `encode`; there are no rotations where positions are learned.
+        """
         n = patches.shape[0]
+        prefix = torch.cat([self.cls, self.registers], dim=1).expand(n, -1, -1)
+        embedded = self.patch_embed(patches)
+        if self.positions is not None:
+            embedded = embedded + self.positions(index, grid_zyx)
+        x = torch.cat([prefix, embedded], dim=1)
+        if self.positions is not None:
+            return x, None
         if self.training:
             centre_mm = centre_mm * draw_position_scale(
                 n, *self.config.rope_jitter, device=centre_mm.device
             )
-        prefix = torch.cat([self.cls, self.registers], dim=1).expand(n, -1, -1)
-        x = torch.cat([prefix, self.patch_embed(patches)], dim=1)
         return x, prefixed_rotations(centre_mm, self.periods_mm, self.n_prefix)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headct.model.architecture import EncoderConfig
 from headct.model.blocks import Block, init_linear
-from headct.model.encoder import EncoderConfig
 from headct.model.position import prefixed_rotations, rope_periods_mm, sines
 from headct.model.tokens import Tokens
 

@@ -1,7 +1,8 @@
 """Positions: rotary embedding of the token centre in millimetres, three axes.
 
 A token's place is where it is in the head, in mm from the centre of the view, never its index in a
-grid: the same weights then serve any voxel size and any field of view.
+grid: the same weights then serve any voxel size and any field of view. The table of learned
+positions is there for the architecture of FM-CT alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from headct.errors import MismatchError
 
 AXES = 3
 
@@ -94,6 +97,34 @@ def sines(centre_mm: Tensor, width: int, shortest_mm: float, longest_mm: float) 
     angle = centre_mm.float()[..., None] * (2.0 * math.pi / periods_mm)  # [b t 3 p]
     waves = torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2)
     return F.pad(waves, (0, width - waves.shape[-1]))
+
+
+class PositionTable(nn.Module):
+    """A learned vector for every patch of one grid; there are none for other grids.
+
+    Args:
+        grid_zyx: patches per axis.
+        width: of the tokens.
+    """
+
+    def __init__(self, grid_zyx: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        self.grid_zyx = grid_zyx
+        self.table = nn.Parameter(torch.empty(math.prod(grid_zyx), width))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, index: Tensor, grid_zyx: tuple[int, int, int]) -> Tensor:
+        """Vectors [b t d] of the patches `index` [b t] of a view.
+
+        Raises:
+            MismatchError: the view has another grid than the table.
+        """
+        if grid_zyx != self.grid_zyx:
+            raise MismatchError(
+                f"positions were learned for {self.grid_zyx} patches, the view has {grid_zyx}",
+                remedy="give volumes on the encoder's own grid",
+            )
+        return self.table[index]
 
 
 def draw_position_scale(

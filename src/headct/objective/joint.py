@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from headct.config import Config
 from headct.errors import UsageError
-from headct.model.encoder import EncoderConfig, ViT3D
+from headct.model.architecture import EncoderConfig
+from headct.model.encoder import ViT3D
 from headct.model.heads import MaeDecoder
 from headct.model.tokens import Tokens, gather_patches, to_channels, window_tensors
 from headct.objective.dino import ClsConfig, CodingRate, Sinkhorn, self_distillation

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from headct.config import Config
-from headct.model.encoder import ENCODERS, EncoderConfig
+from headct.model.architecture import ENCODERS, EncoderConfig
 from headct.objective.joint import JointConfig
 from headct.train.optim import OptimConfig
 from headct.train.runtime import Precision
