@@ -8,18 +8,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from headct.objective.agreement import (
+    centred_targets,
+    coding_rate,
+    koleo,
+    sinkhorn_targets,
+    view_cross_entropy,
+    view_distance,
+)
 from headct.objective.dino import (
+    Centring,
+    CentringConfig,
     ClsConfig,
     CodingRate,
     CodingRateConfig,
     Sinkhorn,
     SinkhornConfig,
-    coding_rate,
-    koleo,
     self_distillation,
-    sinkhorn_targets,
-    view_cross_entropy,
-    view_distance,
 )
 
 SMALL = {"hidden": 16, "out": 8}
@@ -108,6 +113,52 @@ def test_sinkhorn_does_not_overflow_at_low_temperature() -> None:
     assert torch.isfinite(q).all()
 
 
+def test_centred_targets_are_dinos() -> None:
+    """Caron et al. 2021, algorithm 1: softmax((t - C) / tpt)."""
+    logits = unit(3, 5) @ unit(4, 5, seed=1).T
+    centre = torch.tensor([0.1, -0.2, 0.0, 0.3])
+    targets = centred_targets(logits, centre, 0.04)
+    for n in range(3):
+        powers = [math.exp(float(logits[n, k] - centre[k]) / 0.04) for k in range(4)]
+        for k in range(4):
+            assert targets[n, k].item() == pytest.approx(powers[k] / sum(powers), rel=1e-4)
+
+
+def test_centring_is_the_published_algorithm() -> None:
+    """Three steps of Caron et al. 2021, algorithm 1, written out beside the module."""
+    torch.manual_seed(0)
+    config = {"n_prototypes": 6, "frozen_fraction": 0.0, "centre_momentum": 0.9}
+    term = Centring(12, ClsConfig(objective="centring", centring=CentringConfig(**config), **SMALL))
+    centre = torch.zeros(6)
+    for step in range(3):
+        views, teacher = torch.randn(4, 5, 12), torch.randn(2, 5, 12)
+        temperature = 0.04 + 0.03 * min(step / 3 / 0.3, 1)
+        loss, _ = term(views, teacher, step / 3)
+        with torch.no_grad():
+            t = [term.teacher.logits(term.teacher(view)) for view in teacher]
+            s = [term.student.logits(term.student(view)) for view in views]
+            total, n_terms = 0.0, 0
+            for j in range(2):
+                target = ((t[j] - centre) / temperature).softmax(-1)
+                for i in range(4):
+                    if i == j:
+                        continue
+                    total += -(target * (s[i] / 0.1).log_softmax(-1)).sum(-1).mean()
+                    n_terms += 1
+            centre = 0.9 * centre + 0.1 * torch.cat(t).mean(0)
+        torch.testing.assert_close(loss.detach(), total / n_terms)
+        term.after_step()
+        torch.testing.assert_close(term.centre, centre)
+
+
+def test_the_centre_stays_where_a_step_is_not_applied_or_only_looked_at() -> None:
+    config = CentringConfig(n_prototypes=6)
+    term = Centring(12, ClsConfig(objective="centring", centring=config, **SMALL)).eval()
+    term(torch.randn(4, 5, 12), torch.randn(2, 5, 12), 0.5)
+    term.after_step()
+    assert not term.centre.any()
+
+
 def test_koleo_is_the_log_of_the_nearest_distance() -> None:
     cls = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     z = F.normalize(cls.detach(), dim=-1)
@@ -142,7 +193,7 @@ def test_coding_rate_term_is_distance_minus_gamma_times_rate() -> None:
 
 
 def test_gradient_reaches_the_student_head_only() -> None:
-    for objective in ("coding-rate", "sinkhorn"):
+    for objective in ("coding-rate", "sinkhorn", "centring"):
         term = self_distillation(12, ClsConfig(objective=objective, **SMALL))
         teacher = torch.randn(2, 5, 12, requires_grad=True)
         loss, _ = term(torch.randn(4, 5, 12), teacher, 0.5)

@@ -9,11 +9,13 @@ from headct.model.architecture import ENCODERS
 from headct.objective.joint import JointObjective
 from headct.train.pretrain import view_maker
 from headct.train.recipe import PretrainRecipe
-from headct.volume.preprocessing import PRESETS
+from headct.volume.preprocessing import PRESETS, Preprocessing
 
 from .tiny import recipe
 
 NAMES = ["demo", "small", "base"]
+FMCT = ["fmct-dino", "fmct-mae"]
+CUBE = Preprocessing(shape_zyx=(96, 96, 96), spacing_mm_zyx=ENCODERS["fmct"].spacing_mm_zyx)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,7 +30,31 @@ def test_every_recipe_fits_the_grid_of_its_name(name):
     assert objective.decoder is not None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FMCT)
+def test_the_recipes_of_fm_ct_are_as_published(name):
+    loaded = load_recipe(name, PretrainRecipe)
+    encoder, objective, crop = loaded.encoder, loaded.objective, loaded.views.crop
+    maker = view_maker(loaded, SimpleNamespace(preprocessing=CUBE))
+    assert (encoder.width, encoder.depth, encoder.heads) == (768, 12, 12)
+    assert encoder.patch_voxels_zyx == (12, 12, 12)
+    assert encoder.n_tokens == maker.n_patches == 512
+    assert maker.global_edges == [[96]] * 3
+    assert maker.local_shape == (96, 96, 96)
+    with torch.device("meta"):
+        built = JointObjective(objective, encoder)
+    if name == "fmct-dino":
+        assert (crop.n_global, crop.n_local) == (2, 2)
+        assert built.distillation.student.prototypes.shape == (65_536, 256)
+        assert built.decoder is None
+        momentum = [loaded.optim.schedule(1001)(step)["momentum"] for step in (0, 500, 1000)]
+        assert momentum == pytest.approx([0.996, 0.998, 1.0])
+    else:
+        assert (objective.decoder.width, objective.decoder.depth) == (768, 8)
+        assert loaded.views.mask.ratio == (0.75, 0.75)
+        assert built.teacher is None
+
+
+@pytest.mark.parametrize("name", NAMES + FMCT)
 def test_the_resolved_recipe_says_the_same(name, tmp_path):
     loaded = load_recipe(name, PretrainRecipe)
     (tmp_path / "config.toml").write_text(to_toml(loaded))
@@ -51,6 +77,10 @@ def test_a_preset_encoder_can_be_changed():
         ("views.crop.n_globals=1", "did you mean n_global?"),
         ("steps=0", "steps"),
         ("views.augment.noise.probability=2", "noise.probability"),
+        ("objective.cls={weight=0, objective='sinkhorn'}", "prototypes without a CLS term"),
+        ("objective.cls={weight=0, sinkhorn={n_prototypes=9}}", "prototypes without a CLS term"),
+        ("views.crop.stretch=true", "no mm for rotary positions"),
+        ("encoder={preset='demo', position_grid_zyx=[6, 8, 6]}", "for one grid"),
     ],
 )
 def test_faults_are_named(setting, words):

@@ -11,7 +11,7 @@ from headct.views.augment import (
     Noise,
     SkullBase,
 )
-from headct.views.crop import Placement, apply_axes
+from headct.views.cut import Placement, apply_axes
 from headct.views.draws import generator
 from headct.views.spread import Kernel, SliceThickness
 

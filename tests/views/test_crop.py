@@ -4,18 +4,17 @@ import torch
 from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 
+from headct.errors import UsageError
 from headct.views.crop import (
     CropConfig,
-    Placement,
     PoseConfig,
-    apply_axes,
-    cut,
     global_shapes,
     local_shape,
     place_globals,
     place_locals,
-    rotation_matrix,
+    place_stretched,
 )
+from headct.views.cut import Placement, apply_axes, cut, rotation_matrix
 from headct.views.draws import generator
 from headct.views.mask import patch_occupancy
 
@@ -142,3 +141,50 @@ def test_apply_axes_is_an_einsum():
     z, y, x = (torch.rand(3, n + 1, n, generator=rng) for n in (4, 5, 6))
     expected = torch.einsum("nzyx,naz,nby,ncx->nabc", hu, z, y, x)
     torch.testing.assert_close(apply_axes(hu, (z, y, x)), expected)
+
+
+STRETCH = CropConfig(stretch=True)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_stretched_crop_is_its_box_resized_to_the_whole_grid(flip):
+    still = {"rotation_lr_deg": 0, "rotation_deg": 0, "zoom": 0, "shift_mm": 0}
+    pose = PoseConfig(**still, flip_probability=flip, flip_others_probability=flip)
+    values = drawn(pose, 3)
+    share = STRETCH.draw(generator(2, "views", 0, 0), 3, (0.5, 0.9))["edge_fraction"]
+    at = place_stretched(values | {"edge_fraction": torch.from_numpy(share)}, GRID, SPACING)
+    views = cut(smooth_scan(), at, NO_SPREAD, "axes")
+    assert views.shape == (3, *GRID)
+    for n in range(3):
+        edge = share[n] * np.array(GRID)
+        start = values["place"][n, 1:].numpy() * (np.array(GRID) - edge)
+        step = edge / np.array(GRID)
+        first = start + step / 2 - 0.5
+        expected = affine_transform(
+            smooth_scan()[0].numpy() + 1024,
+            np.diag(step),
+            first,
+            order=1,
+            mode="grid-constant",
+        )
+        if flip:
+            expected = expected[::-1, ::-1, ::-1]
+        np.testing.assert_allclose(views[n].numpy() + 1024, expected, atol=0.1)
+
+
+def test_stretched_crops_have_the_grid_of_the_scan():
+    assert global_shapes(STRETCH, GRID, (4, 4, 4)) == [[16], [20], [12]]
+    assert local_shape(STRETCH, GRID, SPACING, (4, 4, 4)) == GRID
+    with pytest.raises(UsageError, match="does not lie within"):
+        local_shape(CropConfig(stretch=True, local_fraction=(0.5, 1.2)), GRID, SPACING, (4, 4, 4))
+
+
+def test_slices_are_flipped_along_every_axis():
+    config = PoseConfig(
+        rotation_lr_deg=0, rotation_deg=0, zoom=0, shift_mm=0, flip_others_probability=0.5
+    )
+    at = place_globals(drawn(config, 8), (8, 12, 8), GRID, SPACING)
+    assert (at.step < 0).any(0).all()
+    assert (at.step > 0).any(0).all()
+    by_slices, by_axes = (cut(smooth_scan(), at, NO_SPREAD, path) for path in ("slice", "axes"))
+    torch.testing.assert_close(by_slices, by_axes, atol=1e-3, rtol=0)

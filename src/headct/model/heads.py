@@ -62,7 +62,8 @@ class MaeDecoder(nn.Module):
 
     Small on purpose: it is thrown away, and at the size of the published one it costs more than
     the encoder. Places are added to its tokens as well as rotated: with rotation alone all asked
-    places start out alike, and it takes hundreds of steps to tell them apart (decision 0032).
+    places start out alike, and it takes hundreds of steps to tell them apart (decision 0032). With
+    an encoder of learned positions they are only added, as in the published decoder.
 
     Source:
         He et al. 2022, section 3; only a share of the hidden patches is asked for.
@@ -79,6 +80,7 @@ class MaeDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.to_voxels = nn.Linear(width, len(encoder.windows) * encoder.patch_voxels)
         self.to_features = nn.Linear(width, encoder.width)
+        self.is_rotary = encoder.position_grid_zyx is None
         periods = rope_periods_mm(width // heads // 2, *encoder.rope_periods_mm)
         self.register_buffer("periods_mm", periods, persistent=False)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -100,7 +102,9 @@ class MaeDecoder(nn.Module):
         centre_mm = torch.cat([visible.centre_mm, asked_mm], dim=1)
         n_prefix = seen.shape[1] - visible.patches.shape[1]
         x = x + F.pad(sines(centre_mm, self.width, *self.periods_range_mm), (0, 0, n_prefix, 0))
-        rotation = prefixed_rotations(centre_mm, self.periods_mm, n_prefix)
+        rotation = (
+            prefixed_rotations(centre_mm, self.periods_mm, n_prefix) if self.is_rotary else None
+        )
         for block in self.blocks:
             x = block(x, rotation)
         hidden: Tensor = self.norm(x[:, -n_asked:])

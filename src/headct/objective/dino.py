@@ -1,22 +1,31 @@
 """Self-distillation on CLS (L_cls): every student view agrees with the teacher of the other view.
 
-Two ways to keep all scans from getting the same vector:
+Three ways to keep all scans from getting the same vector:
     coding-rate   unit vectors spread out by their coding rate; no prototypes, no temperatures
     sinkhorn      assignment to prototypes, evened out over the batch
+    centring      assignment to prototypes, centred and sharpened as DINO was published
 """
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from headct.config import Config
 from headct.model.heads import ProjectionHead
+from headct.objective.agreement import (
+    centred_targets,
+    coding_rate,
+    koleo,
+    sinkhorn_targets,
+    view_cross_entropy,
+    view_distance,
+)
 from headct.objective.guards import entropy_shares
 from headct.objective.mae import TermConfig
 from headct.objective.ranks import gathered, mean_over_ranks, own_rows
@@ -38,13 +47,11 @@ class CodingRateConfig(Config):
     """Share by which gamma changes after a step outside the band; 0 keeps gamma."""
 
 
-class SinkhornConfig(Config):
-    """Prototypes with evened-out teacher targets."""
+class PrototypeConfig(Config):
+    """What objectives with prototypes share."""
 
     n_prototypes: int = Field(default=1024, gt=1)
     """65,536 for a global batch >= 1,024; 8,192 at 256; 1,024 at 64."""
-    n_iterations: int = Field(default=3, gt=0)
-    """Sinkhorn-Knopp iterations."""
     teacher_temperature: tuple[float, float] = (0.04, 0.07)
     """At the start, and from `warm_fraction` of the run on."""
     warm_fraction: float = Field(default=0.3, gt=0.0, le=1.0)
@@ -52,10 +59,26 @@ class SinkhornConfig(Config):
     student_temperature: float = Field(default=0.1, gt=0.0)
     frozen_fraction: float = Field(default=0.02, ge=0.0, le=1.0)
     """Share of the run in which prototypes get no gradient."""
-    n_queue: int = Field(default=2048, ge=0)
-    """Teacher vectors of earlier steps that take part in evening out; for global batches < 256."""
     koleo: float = Field(default=0.1, ge=0.0)
     """Weight of KoLeo on CLS; left out under 16 scans."""
+
+
+class SinkhornConfig(PrototypeConfig):
+    """Prototypes with evened-out teacher targets."""
+
+    n_iterations: int = Field(default=3, gt=0)
+    """Sinkhorn-Knopp iterations."""
+    n_queue: int = Field(default=2048, ge=0)
+    """Teacher vectors of earlier steps that take part in evening out; for global batches < 256."""
+
+
+class CentringConfig(PrototypeConfig):
+    """Prototypes with centred and sharpened teacher targets, as DINO was published."""
+
+    n_prototypes: int = Field(default=65_536, gt=1)
+    centre_momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Of the moving average of the teacher's logits that is subtracted from them."""
+    koleo: float = Field(default=0.0, ge=0.0)
 
 
 class ClsConfig(TermConfig):
@@ -63,13 +86,20 @@ class ClsConfig(TermConfig):
 
     weight: float = Field(default=1.0, ge=0.0)
     ramp: tuple[float, float] = (0.1, 0.3)
-    objective: Literal["coding-rate", "sinkhorn"] = "coding-rate"
+    objective: Literal["coding-rate", "sinkhorn", "centring"] = "coding-rate"
     hidden: int = Field(default=2048, gt=0)
     """Width of the projection head."""
     out: int = Field(default=256, gt=0)
     """Length of its unit vector."""
     coding_rate: CodingRateConfig = CodingRateConfig()
     sinkhorn: SinkhornConfig = SinkhornConfig()
+    centring: CentringConfig = CentringConfig()
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether the recipe asks for prototypes."""
+        asked = self.sinkhorn != SinkhornConfig() or self.centring != CentringConfig()
+        return asked or self.objective != "coding-rate"
 
 
 class SelfDistillation(nn.Module):
@@ -127,26 +157,21 @@ class CodingRate(SelfDistillation):
         self.gamma *= 1.0 + self.config.steer * (too_close.float() - too_far.float())
 
 
-class Sinkhorn(SelfDistillation):
-    """Cross-entropy to evened-out prototype assignments of the teacher, and KoLeo.
+class Prototypes(SelfDistillation, ABC):
+    """Cross-entropy to the teacher's assignment to prototypes, and KoLeo.
 
     Source:
-        Caron et al. 2021 (DINO); Caron et al. 2020 (SwAV); Oquab et al. 2023 (DINOv2).
+        Caron et al. 2021 (DINO), equations 1 to 3; Oquab et al. 2023 (DINOv2) for KoLeo.
     """
 
-    queue: Tensor
-    n_queued: Tensor
-
-    def __init__(self, width: int, config: ClsConfig) -> None:
-        super().__init__(width, config, config.sinkhorn.n_prototypes)
-        self.config = config.sinkhorn
-        self.register_buffer("queue", torch.zeros(self.config.n_queue, config.out))
-        self.register_buffer("n_queued", torch.tensor(0))
+    def __init__(self, width: int, config: ClsConfig, prototypes: PrototypeConfig) -> None:
+        super().__init__(width, config, prototypes.n_prototypes)
+        self.prototypes = prototypes
         self._waiting: list[Tensor] = []
 
     def forward(self, views: Tensor, teacher: Tensor, step_fraction: float) -> Terms:
         """The term and what to log; arguments as for `CodingRate.forward`."""
-        config = self.config
+        config = self.prototypes
         frozen = step_fraction < config.frozen_fraction
         logits = self.student.logits(self.student(views), frozen=frozen)
         targets = self.targets(teacher, step_fraction)
@@ -157,6 +182,32 @@ class Sinkhorn(SelfDistillation):
             seen["koleo_loss"] = torch.stack([koleo(cls) for cls in views[: len(targets)]]).mean()
             loss = loss + config.koleo * seen["koleo_loss"]
         return loss, seen
+
+    @abstractmethod
+    def targets(self, teacher: Tensor, step_fraction: float) -> Tensor:
+        """Assignments [g b k] of the teacher's views [g b d]; each sums to 1."""
+
+    def temperature(self, step_fraction: float) -> float:
+        """The teacher's temperature after a share of the run."""
+        start, end = self.prototypes.teacher_temperature
+        return start + (end - start) * min(step_fraction / self.prototypes.warm_fraction, 1.0)
+
+
+class Sinkhorn(Prototypes):
+    """Assignments evened out over the batch and a queue, so that all prototypes are used.
+
+    Source:
+        Caron et al. 2020 (SwAV).
+    """
+
+    queue: Tensor
+    n_queued: Tensor
+
+    def __init__(self, width: int, config: ClsConfig) -> None:
+        super().__init__(width, config, config.sinkhorn)
+        self.config = config.sinkhorn
+        self.register_buffer("queue", torch.zeros(self.config.n_queue, config.out))
+        self.register_buffer("n_queued", torch.tensor(0))
 
     @torch.no_grad()
     def targets(self, teacher: Tensor, step_fraction: float) -> Tensor:
@@ -172,11 +223,6 @@ class Sinkhorn(SelfDistillation):
         )
         return assigned[own_rows(len(own))].view(*unit.shape[:2], -1)
 
-    def temperature(self, step_fraction: float) -> float:
-        """The teacher's temperature after a share of the run."""
-        start, end = self.config.teacher_temperature
-        return start + (end - start) * min(step_fraction / self.config.warm_fraction, 1.0)
-
     def after_step(self) -> None:
         """Put the step's teacher vectors in front of the queue."""
         if self.config.n_queue and self._waiting:
@@ -187,97 +233,44 @@ class Sinkhorn(SelfDistillation):
         self._waiting.clear()
 
 
-def self_distillation(width: int, config: ClsConfig) -> CodingRate | Sinkhorn:
+class Centring(Prototypes):
+    """Assignments less their moving average, and sharpened: no prototype is everyone's.
+
+    Source:
+        Caron et al. 2021 (DINO), equation 4 and algorithm 1.
+    """
+
+    centre: Tensor
+
+    def __init__(self, width: int, config: ClsConfig) -> None:
+        super().__init__(width, config, config.centring)
+        self.config = config.centring
+        self.register_buffer("centre", torch.zeros(self.config.n_prototypes))
+
+    @torch.no_grad()
+    def targets(self, teacher: Tensor, step_fraction: float) -> Tensor:
+        """Assignments of the teacher's views: [g b k], by the centre of the steps before."""
+        logits = self.teacher.logits(self.teacher(teacher))  # [g b k]
+        if self.training:
+            self._waiting.append(mean_over_ranks(logits.mean(dim=(0, 1))))
+        return centred_targets(logits, self.centre, self.temperature(step_fraction))
+
+    def after_step(self) -> None:
+        """Move the centre towards the mean of the step's logits."""
+        if self._waiting:
+            share = 1.0 - self.config.centre_momentum
+            self.centre.lerp_(torch.stack(self._waiting).mean(dim=0), share)
+        self._waiting.clear()
+
+
+Distillation = CodingRate | Sinkhorn | Centring
+OBJECTIVES: dict[str, type[Distillation]] = {
+    "coding-rate": CodingRate,
+    "sinkhorn": Sinkhorn,
+    "centring": Centring,
+}
+
+
+def self_distillation(width: int, config: ClsConfig) -> Distillation:
     """The objective that a config names."""
-    return Sinkhorn(width, config) if config.objective == "sinkhorn" else CodingRate(width, config)
-
-
-def n_pairs(n_views: int, n_teacher: int) -> int:
-    """Pairs of a student view and a teacher view that are not the same view."""
-    return n_views * n_teacher - n_teacher
-
-
-def view_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean cosine distance over all pairs of a student view and the teacher of another view.
-
-    Args:
-        student: [v b e] unit vectors; the first g views are the teacher's.
-        teacher: [g b e] unit vectors.
-
-    Reads as:
-        mean over i < v, j < g, i != j, and scans b, of 1 - student[i, b] . teacher[j, b]
-    """
-    cosine = torch.einsum("vbe,gbe->vg", student, teacher) / student.shape[1]
-    same = cosine.diagonal().sum()
-    return 1.0 - (cosine.sum() - same) / n_pairs(*cosine.shape)
-
-
-def view_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over all pairs of a student view and the teacher of another view.
-
-    Args:
-        logits: [v b k] of the student, divided by its temperature; the first g are the teacher's.
-        targets: [g b k], each row sums to 1.
-
-    Reads as:
-        mean over i < v, j < g, i != j, and scans b, of
-        -sum_k targets[j, b, k] log softmax(logits[i, b])[k]
-    """
-    cross = -torch.einsum("vbk,gbk->vg", F.log_softmax(logits, dim=-1), targets) / logits.shape[1]
-    return (cross.sum() - cross.diagonal().sum()) / n_pairs(*cross.shape)
-
-
-def coding_rate(z: Tensor, eps: float) -> Tensor:
-    """0.5 logdet(I + d / (n eps^2) Z'Z): how much room n vectors of length d take.
-
-    Args:
-        z: [n d]; unit vectors where it is compared between batches.
-        eps: distortion.
-
-    Source:
-        Ma et al. 2007; by Sylvester's identity the smaller of Z'Z and ZZ' is used.
-    """
-    n, d = z.shape
-    gram = z @ z.T if n < d else z.T @ z
-    eye = torch.eye(len(gram), device=z.device, dtype=z.dtype)
-    factor: Tensor = torch.linalg.cholesky(eye + d / (n * eps**2) * gram)
-    return factor.diagonal().log().sum()
-
-
-@torch.no_grad()
-def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int) -> Tensor:
-    """Soft assignments in which every prototype is used about equally often.
-
-    Args:
-        logits: [n k] cosines.
-        temperature: lower is sharper.
-        n_iterations: of evening out prototypes, then samples.
-
-    Returns:
-        [n k]; rows sum to 1, columns to about n / k.
-
-    Source:
-        Cuturi 2013; Caron et al. 2020, appendix.
-    """
-    q = torch.exp((logits - logits.max()) / temperature)
-    n, k = q.shape
-    for _ in range(n_iterations):
-        q = q / q.sum(dim=0, keepdim=True) / k
-        q = q / q.sum(dim=1, keepdim=True) / n
-    return q * n
-
-
-def koleo(cls: Tensor) -> Tensor:
-    """-mean log of the distance from each unit vector to its nearest neighbour in the batch.
-
-    Args:
-        cls: [n d], n >= 2.
-
-    Source:
-        Sablayrolles et al. 2019.
-    """
-    unit = F.normalize(cls.float(), dim=-1, eps=1e-8)
-    with torch.no_grad():
-        nearest = (unit @ unit.T).fill_diagonal_(-1.0).argmax(dim=1)
-    distance = F.pairwise_distance(unit, unit[nearest], eps=1e-8)
-    return -(distance + 1e-8).log().mean()
+    return OBJECTIVES[config.objective](width, config)

@@ -26,7 +26,7 @@ from headct.model.architecture import EncoderConfig
 from headct.model.encoder import ViT3D
 from headct.model.heads import MaeDecoder
 from headct.model.tokens import Tokens, gather_patches, to_channels, window_tensors
-from headct.objective.dino import ClsConfig, CodingRate, Sinkhorn, self_distillation
+from headct.objective.dino import ClsConfig, Distillation, self_distillation
 from headct.objective.guards import cls_std, effective_rank
 from headct.objective.mae import (
     LatConfig,
@@ -71,6 +71,11 @@ class JointConfig(Config):
     def _something_is_on(self) -> JointConfig:
         if not any(term.weight for term in (self.mae, self.lat, self.cls)):
             raise ValueError("mae, lat and cls all have weight 0: nothing to learn")
+        if self.cls.weight == 0 and self.cls.has_prototypes:
+            raise ValueError(
+                "prototypes without a CLS term: cls.weight is 0; raise it, or leave the rest out"
+                ' with --set "objective.cls={weight=0}"'
+            )
         return self
 
     @property
@@ -127,7 +132,7 @@ class JointObjective(nn.Module):
         self.student = ViT3D(encoder)
         self.decoder: MaeDecoder | None = None
         self.teacher: ViT3D | None = None
-        self.distillation: CodingRate | Sinkhorn | None = None
+        self.distillation: Distillation | None = None
         if config.needs_decoder:
             sizes = config.decoder
             self.decoder = MaeDecoder(encoder, sizes.width, sizes.depth, sizes.heads)

@@ -15,7 +15,7 @@ from headct.config import Config
 Schedule = Callable[[int], dict[str, float]]
 """Global step -> "lr" and "weight_decay", and whatever else changes with the step ("momentum")."""
 
-NEVER_DECAYED = ("cls", "registers", "gamma", "token")
+NEVER_DECAYED = ("cls", "registers", "gamma", "token", "positions.table")
 """Ends of the names of parameters without weight decay although they may be matrices."""
 
 
@@ -32,6 +32,8 @@ class OptimConfig(Config):
     """At the first and at the last step, cosine between."""
     betas: tuple[float, float] = (0.9, 0.95)
     """(0.9, 0.99) beyond 50,000 steps."""
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    """Teacher momentum at the first step, rising to 1; None: it spans 2 % of the run."""
     clip_norm: float = Field(default=3.0, gt=0)
     """Largest global gradient norm; 1.0 with the coding-rate objective."""
 
@@ -43,7 +45,7 @@ class OptimConfig(Config):
             return {
                 "lr": warmup_cosine(step, self.lr, self.final_lr, warmup, steps),
                 "weight_decay": cosine(step, *self.weight_decay, steps),
-                "momentum": teacher_momentum(step, steps),
+                "momentum": teacher_momentum(step, steps, self.momentum),
             }
 
         return at
@@ -62,13 +64,14 @@ def warmup_cosine(step: int, peak: float, final: float, warmup: int, steps: int)
     return cosine(step - warmup, peak, final, steps - warmup)
 
 
-def teacher_momentum(step: int, steps: int) -> float:
-    """EMA coefficient, rising to 1 over all steps; at first it spans 2 % of the run.
+def teacher_momentum(step: int, steps: int, first: float | None = None) -> float:
+    """EMA coefficient, rising to 1 over all steps; where not given, at first it spans 2 % of them.
 
     Source:
         m0 = 1 - 1 / (0.02 x steps) within [0.95, 0.9995], cosine by global step.
     """
-    first = min(0.9995, max(0.95, 1 - 1 / (0.02 * steps)))
+    if first is None:
+        first = min(0.9995, max(0.95, 1 - 1 / (0.02 * steps)))
     return cosine(step, first, 1.0, steps)
 
 

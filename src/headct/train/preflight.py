@@ -10,6 +10,7 @@ from pathlib import Path
 
 from headct.config import load_recipe
 from headct.errors import CheckpointError, MismatchError, StoreError, UsageError
+from headct.model.tokens import grid_shape
 from headct.store.lock import WriterLock
 from headct.store.store import Store
 from headct.train.recipe import PretrainRecipe
@@ -43,6 +44,13 @@ def require_grid(recipe: PretrainRecipe, store: Store) -> None:
         raise MismatchError(
             f"the encoder is made for voxels of {wanted} mm, the store has {found} mm (z y x)",
             remedy="ingest with the recipe's grid, or choose the encoder preset of the store's",
+        )
+    shape, table = store.preprocessing.shape_zyx, recipe.encoder.position_grid_zyx
+    patches = grid_shape(shape, recipe.encoder.patch_voxels_zyx)
+    if table not in (None, patches):
+        raise MismatchError(
+            f"the encoder has positions for {table} patches, the store {patches} (z y x)",
+            remedy=f'--set "encoder.position_grid_zyx={list(patches)}"',
         )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from headct.config import Config
 from headct.model.architecture import ENCODERS, EncoderConfig
@@ -73,6 +73,21 @@ class PretrainRecipe(Config):
             raise ValueError(f"no encoder preset {name!r}; there are {', '.join(ENCODERS)}")
         changes = {key: v for key, v in value.items() if key != "preset"}
         return ENCODERS[name].model_dump() | changes
+
+    @model_validator(mode="after")
+    def _positions_fit_the_crops(self) -> PretrainRecipe:
+        has_table, crop = self.encoder.position_grid_zyx is not None, self.views.crop
+        if crop.stretch and not has_table:
+            raise ValueError(
+                "views.crop.stretch leaves no mm for rotary positions: give"
+                " encoder.position_grid_zyx, or switch it off"
+            )
+        if has_table and not crop.stretch and (crop.n_local or crop.global_fraction != (1.0, 1.0)):
+            raise ValueError(
+                "encoder.position_grid_zyx is for one grid, and the crops are of other sizes:"
+                " set views.crop.stretch"
+            )
+        return self
 
     @property
     def hash(self) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from headct.config import Config
-from headct.views.crop import Placement, apply_axes
+from headct.views.cut import Placement, apply_axes
 from headct.views.draws import Drawn, chance, normal, uniform
 from headct.views.spread import Kernel, SliceThickness
 from headct.volume.volume import AIR_HU

@@ -19,15 +19,14 @@ from headct.config import Config
 from headct.views.augment import AugmentConfig
 from headct.views.crop import (
     CropConfig,
-    Placement,
     PoseConfig,
-    Shape,
-    cut,
     global_shapes,
     local_shape,
     place_globals,
     place_locals,
+    place_stretched,
 )
+from headct.views.cut import Path, Placement, Shape, cut
 from headct.views.draws import Drawn, generator
 from headct.views.mask import MaskConfig, draw_mask, patch_occupancy
 from headct.volume.preprocessing import Preprocessing
@@ -85,6 +84,11 @@ class ViewsConfig(Config):
     pose: PoseConfig = PoseConfig()
     augment: AugmentConfig = AugmentConfig()
     mask: MaskConfig = MaskConfig()
+
+    @property
+    def path(self) -> Path:
+        """The cheapest way to cut these views."""
+        return "axes" if self.crop.stretch and self.pose.path == "slice" else self.pose.path
 
 
 class ViewMaker:
@@ -147,7 +151,10 @@ class ViewMaker:
         crop, pose, augment = self.config.crop, self.config.pose, self.config.augment
         large = pose.draw(rng, crop.n_global) | augment.draw(rng, crop.n_global)
         large |= self.config.mask.draw(rng, crop.n_global, self.n_patches)
-        return large, pose.draw(rng, crop.n_local) | augment.draw(rng, crop.n_local)
+        small = pose.draw(rng, crop.n_local) | augment.draw(rng, crop.n_local)
+        large |= crop.draw(rng, crop.n_global, crop.global_fraction)
+        small |= crop.draw(rng, crop.n_local, crop.local_fraction)
+        return large, small
 
     def _views(
         self, hu: Tensor, drawn: list[tuple[Drawn, Drawn]], shape_zyx: Shape, with_locals: bool
@@ -155,7 +162,10 @@ class ViewMaker:
         """Global views, their computed tokens, local views, and which global ones are flipped."""
         scans = hu.to(torch.float32)
         large = _stack([d[0] for d in drawn], hu.device)
-        place = place_globals(large, shape_zyx, self.shape_zyx, self.spacing_mm_zyx)
+        if self.config.crop.stretch:
+            place = place_stretched(large, self.shape_zyx, self.spacing_mm_zyx)
+        else:
+            place = place_globals(large, shape_zyx, self.shape_zyx, self.spacing_mm_zyx)
         globals_hu = self._augmented(scans, place, large)
         keep = self.select_tokens(globals_hu.flatten(0, 1)).view(len(hu), globals_hu.shape[1], -1)
         flipped = large["flip"].view(len(hu), -1) > 0
@@ -166,6 +176,9 @@ class ViewMaker:
         if n_local == 0:
             return scans.new_empty((len(scans), 0, *self.local_shape))
         small = _stack([d[1] for d in drawn], scans.device)
+        if self.config.crop.stretch:
+            place = place_stretched(small, self.shape_zyx, self.spacing_mm_zyx)
+            return self._augmented(scans, place, small)
         occupancy = patch_occupancy(scans, self.patch).repeat_interleave(n_local, 0)
         place = place_locals(small, self.local_shape, occupancy, self.patch, self.spacing_mm_zyx)
         return self._augmented(scans, place, small)
@@ -173,7 +186,7 @@ class ViewMaker:
     def _augmented(self, scans: Tensor, place: Placement, drawn: dict[str, Tensor]) -> Tensor:
         config = self.config
         spread = config.augment.spread(drawn, place)
-        views = cut(scans, place, spread, config.pose.path)
+        views = cut(scans, place, spread, config.path)
         views = config.augment.apply(views, drawn, place, self._bank)
         return views.view(len(scans), -1, *place.shape_zyx)
 
