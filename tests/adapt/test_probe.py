@@ -191,3 +191,10 @@ def test_a_folder_that_is_no_task_or_a_damaged_one(tmp_path, table, labels):
     (out / "task.json").write_text('{"format_version": 1}')
     with pytest.raises(CheckpointError, match="damaged"):
         load_task(out)
+
+
+def test_features_of_another_grid_are_refused(tmp_path, table, labels):
+    for run, config in ((run_probe, ProbeConfig()), (run_fewshot, FewshotConfig(shots=(2,)))):
+        with pytest.raises(MismatchError, match=PRESETS["small"].hash):
+            run(table, labels, PRESETS["small"], tmp_path / "task", config)
+    assert not list(tmp_path.iterdir())

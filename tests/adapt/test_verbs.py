@@ -10,10 +10,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from headct.cli import adapt
+from headct.cli import adapt, embed
 from headct.errors import HeadctError
 
 app = typer.Typer()
+embed.register(app)
 adapt.register(app)
 
 
@@ -56,6 +57,45 @@ def test_probe_and_fewshot_from_one_table(world, features, tmp_path):
         run = json.loads((tmp_path / name / "run.json").read_text())
         assert run["verb"] == method
         assert str(tmp_path) not in json.dumps(run)
+
+
+@pytest.mark.parametrize("verb", ["probe", "attentive", "fewshot"])
+def test_features_know_their_scans_so_no_store_is_needed(world, features, tmp_path, verb):
+    done("embed", world / "store", "--bundle", world / "bundle", "--tokens", "--out", tmp_path / "k")
+    how = {
+        "probe": ["probe", "--features", features],
+        "attentive": ["probe", "--head", "attentive", "--set", "steps=2"],
+        "fewshot": ["fewshot", "--features", features, "--shots", "2"],
+    }[verb]
+    how += ["--features", tmp_path / "k"] if verb == "attentive" else []
+    done(*how, *given(world), "--out", tmp_path / "with")
+    done(*how, "--labels", world / "labels.csv", "--out", tmp_path / "without")
+    scores = [pq.read_table(tmp_path / n / "predictions.parquet") for n in ("with", "without")]
+    assert scores[0].equals(scores[1])
+    infos = [(tmp_path / n / "task.json").read_text() for n in ("with", "without")]
+    assert infos[0] == infos[1]
+
+
+def test_features_made_elsewhere_want_the_store(world, features, tmp_path):
+    table = pq.read_table(features)
+    mine = table.select(["scan_id", "cls"]).replace_schema_metadata(None)
+    pq.write_table(mine, tmp_path / "mine.parquet")
+    how = ("probe", "--features", tmp_path / "mine.parquet", "--out", tmp_path / "task")
+    answer = headct(*how, "--labels", world / "labels.csv")
+    assert "do not say of whom" in str(answer.exception)
+    done(*how, *given(world))
+
+
+def test_refused_scans_are_known_to_the_features(world, tmp_path):
+    shutil.copytree(world / "store", tmp_path / "store")
+    line = '{"status": "refused", "scan_id": null, "study": "c-refused"}\n'
+    (tmp_path / "store" / "items.jsonl").write_text(line)
+    how = ("--bundle", world / "bundle", "--out", tmp_path / "f.parquet")
+    done("embed", tmp_path / "store", *how)
+    (tmp_path / "l.csv").write_text((world / "labels.csv").read_text() + "c-refused,test,1,0\n")
+    how = ("--features", tmp_path / "f.parquet", "--labels", tmp_path / "l.csv")
+    answer = done("probe", *how, "--out", tmp_path / "t")
+    assert "1 rows left out: ingest refused their scans" in answer.stderr
 
 
 @pytest.mark.parametrize("source", ["histogram", "blocks", "random-init"])

@@ -7,16 +7,19 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from headct.adapt.known_scans import KnownScans, scans_of_store, scans_of_table
 from headct.atomic import replacing
 from headct.errors import MismatchError, UsageError
 from headct.progress import tracking
 from headct.store.store import Store
+from headct.volume.preprocessing import Preprocessing
 
 IDS = ("scan_id", "patient_id", "study_id")
 HASHES = ("bundle_hash", "preprocessing_hash")
@@ -38,6 +41,7 @@ class FeatureTable:
         bundle_hash: of the weights; empty where no network took part.
         preprocessing_hash: of the canonical volumes.
         init_seed: of the weights of random-init.
+        scans: all that is known of the scans of the store; None of a table from elsewhere.
     """
 
     scan_id: NDArray[np.object_]
@@ -48,6 +52,7 @@ class FeatureTable:
     bundle_hash: str
     preprocessing_hash: str
     init_seed: int = 0
+    scans: KnownScans | None = None
 
     def __len__(self) -> int:
         return len(self.scan_id)
@@ -67,7 +72,20 @@ class FeatureTable:
             )
         rows = np.array([row_of[scan_id] for scan_id in scan_ids], dtype=np.int64)
         ids = {name: getattr(self, name)[rows] for name in IDS}
-        return replace(self, vectors={k: v[rows] for k, v in self.vectors.items()}, **ids)
+        vectors = {name: values[rows] for name, values in self.vectors.items()}
+        return replace(self, vectors=vectors, scans=None, **ids)
+
+    def require_made_on(self, preprocessing: Preprocessing) -> None:
+        """Raise MismatchError where the vectors are of other canonical volumes.
+
+        Tables from elsewhere do not say, and pass.
+        """
+        if self.preprocessing_hash not in ("", preprocessing.hash):
+            raise MismatchError(
+                f"the features have preprocessing {self.preprocessing_hash}, "
+                f"the store has {preprocessing.hash}",
+                remedy="run `headct embed` on the store that the labels are about",
+            )
 
 
 def tabulate(
@@ -100,6 +118,7 @@ def tabulate(
         bundle_hash=bundle_hash,
         preprocessing_hash=store.preprocessing.hash,
         init_seed=init_seed,
+        scans=scans_of_store(store),
     )
 
 
@@ -115,7 +134,10 @@ def _batches(
 
 def write_features(path: Path, table: FeatureTable) -> None:
     """Write a feature table as Parquet: vectors as fixed-size lists, `region` in half precision."""
-    columns: dict[str, pa.Array] = {name: pa.array(getattr(table, name)) for name in IDS}
+    columns: dict[str, Any] = {name: pa.array(getattr(table, name)) for name in IDS}
+    kept = table.scans.as_table() if table.scans is not None else None
+    if kept is not None:
+        columns |= {name: kept[name] for name in kept.column_names if name not in IDS}
     for name, values in table.vectors.items():
         half = values.astype(np.float16 if name == "region" else np.float32)
         flat = pa.array(np.ascontiguousarray(half).ravel())
@@ -127,7 +149,8 @@ def write_features(path: Path, table: FeatureTable) -> None:
         "vectors": list(table.vectors),
         "init_seed": table.init_seed,
     }
-    data = pa.table(columns).replace_schema_metadata({ABOUT: json.dumps(about).encode()})
+    metadata = {ABOUT: json.dumps(about).encode()} | (kept.schema.metadata if kept else {})
+    data = pa.table(columns).replace_schema_metadata(metadata)
     with replacing(path) as aside:
         pq.write_table(data, aside, compression="zstd")
 
@@ -166,6 +189,7 @@ def read_features(path: Path) -> FeatureTable:
         bundle_hash=_only(data, "bundle_hash"),
         preprocessing_hash=_only(data, "preprocessing_hash"),
         init_seed=about.get("init_seed", 0),
+        scans=scans_of_table(data),
     )
 
 

@@ -53,6 +53,7 @@ def run_fewshot(
 
     Raises:
         LabelError: K exceeds the patients with, or without, a finding in the split train.
+        MismatchError: features of other scans or of another preprocessing.
         UsageError: fewer than five draws.
     """
     if config.n_draws < FEWEST_DRAWS:
@@ -61,6 +62,7 @@ def run_fewshot(
             remedy=f"draw at least {FEWEST_DRAWS} times",
         )
     require_enough(labels.take(labels.positions("train")), max(config.shots))
+    table.require_made_on(preprocessing)
     features = table.of(labels.scan_id.tolist())
     n_train, n_positive = count_labels(labels.take(labels.positions("train")))
     info = TaskInfo(

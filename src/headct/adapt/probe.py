@@ -71,11 +71,12 @@ def run_probe(
 
     Raises:
         LabelError: a finding has too few scans with or without it to be learnt.
-        MismatchError: features of other scans.
+        MismatchError: features of other scans or of another preprocessing.
     """
     train = draw_train(labels, n_labels, seed)
     fitted = labels.take(train)
     require_trainable(fitted)
+    table.require_made_on(preprocessing)
     features = table.of(labels.scan_id.tolist())
     readout = fit_readout(features, train)
     x = readout.apply(features.vectors)

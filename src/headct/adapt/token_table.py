@@ -3,6 +3,7 @@
 TOKENS/  tokens.json    ids and hashes; written last, so a folder with it is whole
          patches.zarr   float16 [n t d], patch tokens after the final norm
          centres.zarr   float32 [n t 3], their places (z, y, x) in mm from the centre of the grid
+         scans.parquet  what is known of the scans, so that labels can be joined without the store
          progress.json  rows that are done, while the table is being made
 """
 
@@ -15,16 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 
-from headct.atomic import write_json
+from headct.adapt.known_scans import KnownScans, scans_of_store, scans_of_table
+from headct.atomic import replacing, write_json
 from headct.errors import MismatchError, UsageError
 from headct.model.embed import Bundle
 from headct.progress import tracking
 from headct.store.store import Store
 
 TOKENS_JSON = "tokens.json"
+SCANS = "scans.parquet"
 PROGRESS = "progress.json"
 FORMAT_VERSION = 1
 ROWS_AT_ONCE = 16
@@ -38,13 +43,18 @@ class TokenTable:
         folder: where they are.
         scan_id: [n].
         bundle_hash: of the encoder.
-        preprocessing_hash: of the canonical volumes.
+        scans: what is known of the scans of the store.
     """
 
     folder: Path
     scan_id: tuple[str, ...]
     bundle_hash: str
-    preprocessing_hash: str
+    scans: KnownScans
+
+    @property
+    def preprocessing_hash(self) -> str:
+        """Of the canonical volumes."""
+        return self.scans.preprocessing.hash
 
     def rows_of(self, scan_ids: Sequence[str]) -> NDArray[np.int64]:
         """Rows of some scans.
@@ -104,6 +114,8 @@ def write_tokens(folder: Path, store: Store, bundle: Bundle) -> TokenTable:
             done = rows.stop
             write_json(folder / PROGRESS, {"about": about, "done": done})
             tracker.advance(len(rows))
+    with replacing(folder / SCANS) as aside:
+        pq.write_table(scans_of_store(store).as_table(), aside, compression="zstd")
     write_json(folder / TOKENS_JSON, about)
     (folder / PROGRESS).unlink(missing_ok=True)
     return read_tokens(folder)
@@ -150,11 +162,17 @@ def read_tokens(folder: Path) -> TokenTable:
         UsageError: no table there, or one that is not finished.
     """
     about = _json(folder / TOKENS_JSON)
-    if about.get("format_version") != FORMAT_VERSION:
+    scans = _scans(folder / SCANS)
+    if about.get("format_version") != FORMAT_VERSION or scans is None:
         raise UsageError(
             f"{folder.name!r} is not a finished token table",
             remedy="make it with `headct embed STORE --bundle BUNDLE --tokens --out TOKENS`",
         )
-    return TokenTable(
-        folder, tuple(about["scan_id"]), about["bundle_hash"], about["preprocessing_hash"]
-    )
+    return TokenTable(folder, tuple(about["scan_id"]), about["bundle_hash"], scans)
+
+
+def _scans(path: Path) -> KnownScans | None:
+    try:
+        return scans_of_table(pq.read_table(path))
+    except (OSError, ValueError, pa.ArrowInvalid):
+        return None

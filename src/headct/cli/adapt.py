@@ -1,4 +1,4 @@
-"""`headct embed`, `probe`, `fewshot`, `finetune`: from an encoder to detectors."""
+"""`headct probe`, `fewshot`, `finetune`: from features or weights to detectors."""
 
 from __future__ import annotations
 
@@ -12,27 +12,14 @@ from headct.config import Config, apply_overrides, check
 from headct.errors import UsageError
 
 if TYPE_CHECKING:
+    from headct.adapt.known_scans import KnownScans
     from headct.adapt.task import TaskInfo
     from headct.store.labels import Labels
-    from headct.store.store import Store
+    from headct.volume.preprocessing import Preprocessing
 
 
 C = TypeVar("C", bound=Config)
 RECIPES = "headct.adapt.recipes"
-
-
-class Floor(StrEnum):
-    """Feature tables that need no network."""
-
-    histogram = "histogram"
-    blocks = "blocks"
-
-
-class Encoder(StrEnum):
-    """Encoders of other authors."""
-
-    ct_fm = "ct-fm"
-    merlin = "merlin"
 
 
 class Head(StrEnum):
@@ -53,6 +40,10 @@ class Scratch(StrEnum):
 
 
 StorePath = Annotated[Path, typer.Option("--store", help="Store that the labels are about.")]
+StoreOrNot = Annotated[
+    Path | None,
+    typer.Option("--store", help="Store of the scans; needed for features made elsewhere."),
+]
 LabelsPath = Annotated[
     Path, typer.Option("--labels", help="CSV or Parquet: a key column, findings as 1, 0 or empty.")
 ]
@@ -81,82 +72,15 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value; ca
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (embed, probe, fewshot, finetune):
+    for verb in (probe, fewshot, finetune):
         app.command(verb.__name__)(verb)
 
 
-def embed(
-    source: Annotated[Path, typer.Argument(help="A store, or a DICOM folder, file or NIfTI.")],
-    out: Annotated[Path, typer.Option(help="Feature table (Parquet), or a folder of tokens.")],
-    bundle: Annotated[Path | None, typer.Option(help="Encoder from `headct pretrain`.")] = None,
-    encoder: Annotated[
-        Encoder | None, typer.Option(help="An encoder of other authors, on a store.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Its weight file, as published (safetensors or torch).")
-    ] = None,
-    random_init: Annotated[
-        int | None, typer.Option(min=0, help="Seed: new weights in the architecture given.")
-    ] = None,
-    floor: Annotated[Floor | None, typer.Option(help="Features without a network.")] = None,
-    tokens: Annotated[
-        bool, typer.Option("--tokens", help="All tokens of a store, for `probe --head attentive`.")
-    ] = False,
-    key: KeyFile = None,
-) -> None:
-    """Turn every scan into vectors, once, for probe and few-shot.
-
-    Example: headct embed store --bundle run/bundle --out features.parquet
-
-    A floor: headct embed store --floor histogram --out histogram.parquet
-
-    Tokens: headct embed store --bundle run/bundle --tokens --out tokens
-
-    Another: headct embed store --bundle run/bundle --random-init 0 --out random.parquet
-
-    Others': headct embed store --encoder ct-fm --weights model.safetensors --out ct-fm.parquet
-    """
-    if [bundle, floor, encoder].count(None) != 2:
-        raise UsageError(
-            "give one of --bundle, --encoder and --floor", remedy="see headct embed --help"
-        )
-    if floor is not None and random_init is not None:
-        raise UsageError("a floor has no weights", remedy="leave out --random-init")
-    if encoder is None and weights is not None:
-        raise UsageError("--weights goes with --encoder", remedy="leave out one of them")
-    from headct.adapt.embed import embed_foreign, embed_source
-    from headct.model.bundle import load_bundle
-
-    if encoder is not None:
-        from headct.adapt.foreign import load_foreign
-
-        if tokens:
-            raise UsageError("--tokens goes with --bundle alone", remedy="leave out the others")
-        others = load_foreign(encoder, weights, random_init)
-        embed_foreign(source, out, others, init_seed=random_init or 0)
-        return
-    ours = load_bundle(bundle) if bundle is not None else None
-    if tokens:
-        if ours is None or random_init is not None:
-            raise UsageError("--tokens goes with --bundle alone", remedy="leave out the others")
-        from headct.adapt.token_table import write_tokens
-        from headct.store.store import open_store
-
-        write_tokens(out, open_store(source), ours)
-        return
-    kind = str(floor) if floor else "encoder" if random_init is None else "random-init"
-    tally = embed_source(source, out, kind, ours, init_seed=random_init or 0, key=key)
-    if tally is not None:
-        typer.echo(f"{tally.n_seen} seen = {tally}")
-    if tally is not None and tally.statuses["refused"]:
-        raise typer.Exit(1)
-
-
 def probe(
-    store: StorePath,
     features: Features,
     labels: LabelsPath,
     out: Out,
+    store: StoreOrNot = None,
     head: Annotated[
         Head,
         typer.Option(
@@ -172,21 +96,21 @@ def probe(
 ) -> None:
     """Fit a head for all findings on a feature table, without touching the encoder.
 
-    Example: headct probe --features features.parquet --labels labels.csv --store store --out probe
+    Example: headct probe --features features.parquet --labels labels.csv --out probe
 
-    Neighbours: headct probe --head knn --features features.parquet --labels labels.csv
-                --store store --out knn
+    Neighbours: headct probe --head knn --features features.parquet --labels labels.csv --out knn
 
-    Attentive: headct probe --head attentive --features tokens --labels labels.csv
-               --store store --out attentive
+    Attentive: headct probe --head attentive --features tokens --labels labels.csv --out attentive
+
+    Another encoder: headct probe --features other.npz --store store --labels labels.csv --out other
     """
     if head is Head.attentive:
         from headct.adapt.attentive import AttentiveConfig, run_attentive
         from headct.adapt.token_table import read_tokens
 
         tokens, how = read_tokens(features), _configured(AttentiveConfig, settings or [])
-        opened, known = _labelled(store, labels, key, findings, allow_missing, seed)
-        grid = opened.preprocessing
+        scans = _scans(store, tokens.scans)
+        known, grid = _labelled(scans, labels, key, findings, allow_missing, seed)
         _say(run_attentive(tokens, known, grid, out, how, n_labels=n_labels, seed=seed))
         return
     from headct.adapt.features import read_features
@@ -195,17 +119,17 @@ def probe(
 
     given = settings or []
     config = _configured(KnnConfig, given) if head is Head.knn else _configured(ProbeConfig, given)
-    opened, known = _labelled(store, labels, key, findings, allow_missing, seed)
     table = read_features(features)
-    preprocessing = opened.preprocessing
-    _say(run_probe(table, known, preprocessing, out, config, n_labels=n_labels, seed=seed))
+    scans = _scans(store, table.scans)
+    known, grid = _labelled(scans, labels, key, findings, allow_missing, seed)
+    _say(run_probe(table, known, grid, out, config, n_labels=n_labels, seed=seed))
 
 
 def fewshot(
-    store: StorePath,
     features: Features,
     labels: LabelsPath,
     out: Out,
+    store: StoreOrNot = None,
     key: KeyFile = None,
     findings: Findings = None,
     shots: Annotated[
@@ -217,17 +141,18 @@ def fewshot(
 ) -> None:
     """Fit on K scans with and K without each finding, several draws, and score the test scans.
 
-    Example: headct fewshot --features features.parquet --labels labels.csv --store store
-             --shots 5,10,20 --out fewshot
+    Example: headct fewshot --features features.parquet --labels labels.csv --shots 5,10,20
+             --out fewshot
     """
     from headct.adapt.features import read_features
     from headct.adapt.fewshot import FewshotConfig, run_fewshot
 
     chosen = [f"shots=[{shots}]"] if shots else []
     config = _configured(FewshotConfig, [*(settings or []), *chosen])
-    opened, known = _labelled(store, labels, key, findings, allow_missing, seed)
     table = read_features(features)
-    _say(run_fewshot(table, known, opened.preprocessing, out, config, seed=seed))
+    scans = _scans(store, table.scans)
+    known, grid = _labelled(scans, labels, key, findings, allow_missing, seed)
+    _say(run_fewshot(table, known, grid, out, config, seed=seed))
 
 
 def finetune(
@@ -263,15 +188,19 @@ def finetune(
     if bundle is None and from_scratch is None:
         raise UsageError("give --bundle or --from-scratch", remedy="see headct finetune --help")
     from headct.adapt.finetune import FinetuneConfig, run_finetune
+    from headct.adapt.known_scans import scans_of_store
     from headct.adapt.start import Kind, Start
     from headct.config import load_recipe
     from headct.model.bundle import load_bundle
+    from headct.store.store import open_store
 
     kind: Kind = "bundle" if from_scratch is None else from_scratch.value
     name = "lora" if lora and kind == "bundle" else kind
     given = [*([f"lora.rank={lora}"] if lora else []), *(settings or [])]
     config = load_recipe(recipe or name, FinetuneConfig, given, builtin=RECIPES)
-    opened, known = _labelled(store, labels, key, findings, allow_missing, seed)
+    opened = open_store(store)
+    scans = scans_of_store(opened)
+    known, _ = _labelled(scans, labels, key, findings, allow_missing, seed)
     start = Start(kind, load_bundle(bundle) if bundle else None)
     _say(run_finetune(opened, known, start, out, config, n_labels=n_labels, seed=seed))
 
@@ -283,33 +212,45 @@ def _configured(model: type[C], settings: list[str]) -> C:
     return check(values, model, "--set")
 
 
+def _scans(store: Path | None, kept: KnownScans | None) -> KnownScans:
+    """The scans of a store; without one those that the features know of."""
+    if store is not None:
+        from headct.adapt.known_scans import scans_of_store
+        from headct.store.store import open_store
+
+        return scans_of_store(open_store(store))
+    if kept is None:
+        raise UsageError(
+            "the features do not say of whom they are: `headct embed` did not make them",
+            remedy="give --store, the store of their scans",
+        )
+    return kept
+
+
 def _labelled(
-    store: Path,
+    scans: KnownScans,
     labels: Path,
     key: Path | None,
     findings: str | None,
     allow_missing: bool,
     seed: int,
-) -> tuple[Store, Labels]:
-    """Open the store, join the labels to it, and say what was left out."""
+) -> tuple[Labels, Preprocessing]:
+    """The labels of scans and the grid of these, and say what was left out."""
     from headct.dicom.pseudonym import load_key
-    from headct.store.labels import needs_key, read_labels, refused_ids
-    from headct.store.layout import ITEMS
-    from headct.store.store import open_store
+    from headct.store.labels import needs_key, read_labels
 
-    opened = open_store(store)
     known = read_labels(
         labels,
-        opened.manifest,
+        scans.manifest,
         load_key(key) if needs_key(labels) else None,
         findings=findings.split(",") if findings else None,
-        refused=refused_ids(opened.path / ITEMS),
+        refused=scans.refused,
         allow_missing=allow_missing,
         seed=seed,
     )
     for note in known.notes:
         typer.echo(f"labels: {note}", err=True)
-    return opened, known
+    return known, scans.preprocessing
 
 
 def _say(info: TaskInfo) -> None:
