@@ -61,7 +61,9 @@ def test_probe_and_fewshot_from_one_table(world, features, tmp_path):
 
 @pytest.mark.parametrize("verb", ["probe", "attentive", "fewshot"])
 def test_features_know_their_scans_so_no_store_is_needed(world, features, tmp_path, verb):
-    done("embed", world / "store", "--bundle", world / "bundle", "--tokens", "--out", tmp_path / "k")
+    done(
+        "embed", world / "store", "--bundle", world / "bundle", "--tokens", "--out", tmp_path / "k"
+    )
     how = {
         "probe": ["probe", "--features", features],
         "attentive": ["probe", "--head", "attentive", "--set", "steps=2"],

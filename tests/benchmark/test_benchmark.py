@@ -13,11 +13,13 @@ import torch
 from typer.testing import CliRunner
 
 from headct.adapt.features import read_features, write_features
+from headct.benchmark import jobs as benchmark_jobs
 from headct.benchmark.matrix import run_matrix
 from headct.benchmark.results import write_results
 from headct.benchmark.spec import load_spec
 from headct.cli.app import app
-from headct.errors import UsageError
+from headct.errors import HeadctError, LabelError, UsageError
+from headct.evaluate.carry_over import carry_over
 from headct.evaluate.report import render
 from headct.evaluate.results import read_results
 from headct.model.architecture import EncoderConfig
@@ -249,3 +251,97 @@ def test_a_faulty_spec_is_said(tmp_path, change, message):
     (tmp_path / "spec.toml").write_text(base + change)
     with pytest.raises(UsageError, match=message):
         load_spec(tmp_path / "spec.toml")
+
+
+SITES = """
+store = "store"
+labels = "both.csv"
+train_sites = ["a", "b"]
+n_boot = 20
+min_positives = 3
+
+[encoders.blocks]
+floor = "blocks"
+
+[methods.probe]
+verb = "probe"
+set = ["strengths_c=[1e-2]"]
+"""
+
+
+@pytest.fixture(scope="module")
+def both(world):
+    """Labels with train, tune and test at two sites."""
+    rows = list(csv.reader((world / "labels.csv").read_text().splitlines()))
+    for i, row in enumerate(rows[1:]):
+        row[1:3] = ["ab"[i % 2], ("train", "train", "tune", "test", "test")[(i // 2) % 5]]
+    with (world / "both.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+    (world / "sites.toml").write_text(SITES)
+    return world
+
+
+def test_each_site_trains_in_turn_and_all_sites_test(both, tmp_path):
+    spec = load_spec(both / "sites.toml")
+    assert run_matrix(spec, tmp_path, jobs=0) == []
+    rows = write_results(spec, tmp_path, [])
+    macro = [r for r in rows if (r["finding"], r["metric"], r["seed"]) == ("macro", "auroc", None)]
+    assert {(r["trained_at"], r["site"], r["internal"]) for r in macro} == {
+        ("a", "a", True),
+        ("a", "b", False),
+        ("b", "a", False),
+        ("b", "b", True),
+    }
+    for site in "ab":
+        task = tmp_path / "tasks" / f"blocks.probe.all.0@{site}"
+        shown = pq.read_table(task / "predictions.parquet").to_pylist()
+        assert {r["site"] for r in shown if r["split"] == "tune"} == {site}
+        assert {r["site"] for r in shown if r["split"] == "test"} == {"a", "b"}
+        assert json.loads((task / "task.json").read_text())["n_train"]["sdh"] == 20
+
+
+def test_the_report_shows_who_was_trained_where(both, tmp_path):
+    spec = load_spec(both / "sites.toml")
+    run_matrix(spec, tmp_path, jobs=0)
+    rows = write_results(spec, tmp_path, [])
+    results = read_results(tmp_path / "eval" / "b")
+    found = {one.trained_at: one for one in carry_over(results)}
+    (value,) = [
+        r["value"]
+        for r in rows
+        if (r["trained_at"], r["site"], r["finding"], r["metric"]) == ("a", "b", "macro", "auroc")
+        and r["seed"] is None
+    ]
+    assert found["a"].outside == value
+    assert found["a"].at["a"][1]
+    assert not found["a"].at["b"][1]
+    page = render(results)
+    assert "OOD − ID" in page
+    assert page.count(" OOD</small>") == 2
+
+
+def test_a_site_without_train_scans_is_said_before_anything_is_made(both, tmp_path):
+    spec = load_spec(both / "sites.toml").model_copy(update={"train_sites": ("a", "c")})
+    with pytest.raises(LabelError, match="'c'"):
+        run_matrix(spec, tmp_path, jobs=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_with_a_fault_of_ours_stops_no_other(both, tmp_path, monkeypatch):
+    def faulty(table, labels, *_, **__):
+        raise ZeroDivisionError("of patient X")
+
+    monkeypatch.setattr(benchmark_jobs, "run_probe", faulty)
+    text = SITES + '[methods.few]\nverb = "fewshot"\nset = ["shots=[2]"]\n'
+    (both / "mixed.toml").write_text(text.replace('train_sites = ["a", "b"]', ""))
+    spec = load_spec(both / "mixed.toml")
+    (failed,) = run_matrix(spec, tmp_path, jobs=0)
+    assert (failed.job, failed.code) == ("blocks.probe.all.0", "unexpected")
+    assert "patient X" not in (tmp_path / "jobs" / f"{failed.job}.json").read_text()
+    assert {row["method"] for row in write_results(spec, tmp_path, [failed])} == {"few"}
+
+
+def test_a_benchmark_in_which_nothing_could_be_made_says_so(both, tmp_path):
+    spec = load_spec(both / "sites.toml")
+    with pytest.raises(HeadctError, match="none of 1 tasks"):
+        write_results(spec, tmp_path, [benchmark_jobs.Failed("x", "labels", "too few")])

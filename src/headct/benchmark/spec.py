@@ -1,7 +1,8 @@
-"""What a benchmark compares: a TOML file of encoders, methods, labels, shots and seeds."""
+"""What a benchmark compares: a TOML file of encoders, methods, sites, labels, shots and seeds."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import Field, StringConstraints, model_validator
 from headct.config import Config, load_recipe
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
 Verb = Literal[
     "probe",
     "knn",
@@ -84,6 +86,8 @@ class BenchmarkSpec(Config):
     """Leave out labels about scans that are not in the store."""
     findings: tuple[str, ...] = ()
     """Columns of the label table; none: all."""
+    train_sites: tuple[SiteName, ...] = ()
+    """Train and tune at each of these sites in turn, test at all; none: at all sites together."""
     n_labels: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     """Numbers of train scans; 0: all of them."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
@@ -110,10 +114,9 @@ class BenchmarkSpec(Config):
         for method_name, method in self.methods.items():
             few = method.verb == "fewshot"  # has its own numbers, and draws instead of seeds
             numbers, seeds = ((0,), self.seeds[:1]) if few else (self.n_labels, self.seeds)
-            for encoder in self._encoders_of(method):
-                for n_labels in numbers:
-                    for seed in seeds:
-                        yield Job(encoder, method_name, n_labels, seed)
+            axes = (self._encoders_of(method), numbers, seeds, self.train_sites or ("",))
+            for encoder, n_labels, seed, site in itertools.product(*axes):
+                yield Job(encoder, method_name, n_labels, seed, site)
 
     def _encoders_of(self, method: MethodSpec) -> list[str | None]:
         if method.verb in SCRATCH:
@@ -128,12 +131,13 @@ class BenchmarkSpec(Config):
 
 @dataclass(frozen=True)
 class Job:
-    """One task: an encoder (None: new weights), a method, a number of labels (0: all), a seed."""
+    """One task: an encoder (None: new weights), a method, labels (0: all), a seed, a site."""
 
     encoder: str | None
     method: str
     n_labels: int
     seed: int
+    train_site: str = ""
 
     @property
     def series(self) -> str:
@@ -143,7 +147,8 @@ class Job:
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return f"{self.series}.{self.n_labels or 'all'}.{self.seed}"
+        at = f"@{self.train_site}" if self.train_site else ""
+        return f"{self.series}.{self.n_labels or 'all'}.{self.seed}{at}"
 
 
 def load_spec(path: Path) -> BenchmarkSpec:

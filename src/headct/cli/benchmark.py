@@ -31,7 +31,7 @@ def benchmark(
     Report:  headct report bench/eval --out bench.html
     """  # noqa: D301
     from headct.benchmark.matrix import run_matrix
-    from headct.benchmark.results import TABLE, write_results
+    from headct.benchmark.results import TABLE, eval_folder, write_results
     from headct.benchmark.spec import load_spec
     from headct.evaluate.comparisons import MACRO
     from headct.workers import cores
@@ -50,7 +50,9 @@ def benchmark(
             labels = f"K {row['k']}" if row["k"] else f"{row['n_train']} labels"
             name = f"{row['encoder'] or 'new weights'} / {row['method']}"
             interval = f"[{row['lo']:.3f}, {row['hi']:.3f}]"
-            print(f"{name:40} {labels:>12}  {row['site']:14} {row['value']:.3f} {interval}")
-    print(f"{len(rows)} rows in {out / TABLE}; next: headct report {out / 'eval'} --out bench.html")
+            place = f"{row['trained_at']} > " if row["trained_at"] else ""
+            print(f"{name:40} {labels:>12}  {place}{row['site']:14} {row['value']:.3f} {interval}")
+    first = eval_folder(out, (wanted.train_sites or ("",))[0])
+    print(f"{len(rows)} rows in {out / TABLE}; next: headct report {first} --out bench.html")
     if failed:
         raise typer.Exit(1)

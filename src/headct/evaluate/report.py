@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from headct import __version__
 from headct.atomic import write_text
 from headct.evaluate import curves, figures
+from headct.evaluate.carry_over import carry_over
 from headct.evaluate.checklist import as_markdown, checklist
 from headct.evaluate.comparisons import MACRO
 from headct.evaluate.gallery import RULE, Panel, gallery
@@ -75,6 +76,8 @@ def render(
 ) -> str:
     """The page as text."""
     lead = lead_method(results)
+    carried = carry_over(results)
+    sites = dict.fromkeys(site for row in carried for site in row.at)
     page = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -88,6 +91,8 @@ def render(
         answers=answers(results, lead),
         cards=_cards(results, lead),
         pairs=_pairs(results),
+        carried=carried if len(sites) > 1 else [],
+        carried_sites=list(sites),
         figures=_figures(results),
         operating=_operating(results, lead),
         few=_few(results),
