@@ -24,6 +24,7 @@ from headct.adapt.probe import ProbeConfig, draw_train, require_trainable
 from headct.adapt.resnets import ResnetConfig
 from headct.adapt.scoring import score_store, scorer
 from headct.adapt.scratch import NETWORKS
+from headct.adapt.search import SearchConfig, search_rate
 from headct.adapt.start import Start
 from headct.adapt.supervise import METRICS, SuperviseConfig, positive_weights, supervise
 from headct.adapt.task import (
@@ -58,8 +59,14 @@ class FinetuneConfig(SuperviseConfig):
     """Architecture of the small convolutional network."""
     resnet: ResnetConfig = ResnetConfig()
     """Architecture of resnet3d and slices2d."""
+    search: SearchConfig = SearchConfig()
+    """Learning rates to choose from on held-out train patients before the training proper."""
     lora: LoraConfig = LoraConfig()
     """Low-rank changes to a bundle's encoder instead of training all of it."""
+
+    def at_rate(self, lr: float) -> FinetuneConfig:
+        """The same with another peak learning rate."""
+        return self.model_copy(update={"optim": self.optim.model_copy(update={"lr": lr})})
 
     def network(self, kind: str) -> dict[str, Any]:
         """Architecture of a network of NETWORKS; empty for encoders."""
@@ -103,9 +110,37 @@ def run_finetune(
         start.bundle.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
     fitted = labels.take(draw_train(labels, n_labels, seed))
     require_trainable(fitted)
-    work = out.with_name(f".{out.name}.work")
+    work, search = (out.with_name(f".{out.name}.{what}") for what in ("work", "search"))
     if config.lora.rank and start.kind != "bundle":
         raise UsageError("LoRA changes a trained encoder", remedy="give --bundle")
+    losses: dict[float, float] = {}
+    if config.search.lr:
+        identity = _identity(store, fitted, start, config, seed)
+
+        def train(some: Labels, lr: float, folder: Path) -> nn.Module:
+            return _train(store, some, start, config.at_rate(lr), folder, seed)
+
+        losses = search_rate(train, store, fitted, config.search, search, identity, seed)
+        config = config.at_rate(min(losses, key=lambda lr: losses[lr]))
+    net = _train(store, fitted, start, config, work, seed)
+    info = _info(labels, fitted, start, config, store, seed, name)
+    info = info.model_copy(update={"searched": {f"{lr:g}": loss for lr, loss in losses.items()}})
+    with replacing_folder(out) as folder:
+        _save_net(folder, net, info)
+        save_info(folder, info)
+        info = _score(folder, labels, store, config.probe)
+        shutil.copy(work / METRICS, folder / METRICS)
+        write_run_record(folder, config, seed=seed, verb="finetune")
+        save_info(folder, info)
+    for folder in (work, search):
+        shutil.rmtree(folder, ignore_errors=True)
+    return info
+
+
+def _train(
+    store: Store, fitted: Labels, start: Start, config: FinetuneConfig, work: Path, seed: int
+) -> nn.Module:
+    """A net trained on labelled scans, going on from what is in `work`."""
     with start_runtime(config.precision, config.threads) as runtime:
         net = start.build(
             store, fitted, config.probe, config.network(start.kind), config.token_fraction, seed
@@ -122,16 +157,7 @@ def run_finetune(
     shift_bias(net, -weight.log())
     if config.lora.rank:
         fold_lora(net)
-    info = _info(labels, fitted, start, config, store, seed, name)
-    with replacing_folder(out) as folder:
-        _save_net(folder, net, info)
-        save_info(folder, info)
-        info = _score(folder, labels, store, config.probe)
-        shutil.copy(work / METRICS, folder / METRICS)
-        write_run_record(folder, config, seed=seed, verb="finetune")
-        save_info(folder, info)
-    shutil.rmtree(work, ignore_errors=True)
-    return info
+    return net
 
 
 @torch.no_grad()

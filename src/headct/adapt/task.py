@@ -89,6 +89,8 @@ class TaskInfo(Config):
     seed: int
     network: dict[str, Any] = Field(default={})
     """Shape of a network that is no encoder; its weights are all in head.safetensors."""
+    searched: dict[str, float] = Field(default={})
+    """Log loss on held-out train patients by learning rate, where the rate was searched."""
     regularisation_c: float | None = None
     """Inverse strength of the probe that cross-validation chose."""
     neighbours: int | None = None

@@ -170,6 +170,10 @@ def finetune(
     lora: Annotated[
         int | None, typer.Option(min=1, help="Rank: train low-rank changes, not all weights.")
     ] = None,
+    search_lr: Annotated[
+        str | None,
+        typer.Option(help="Peak rates to choose from on held-out train patients: 3e-4,1e-3."),
+    ] = None,
     key: KeyFile = None,
     findings: Findings = None,
     n_labels: NLabels = None,
@@ -183,7 +187,8 @@ def finetune(
 
     LoRA: headct finetune --bundle run/bundle --lora 8 --labels labels.csv --store store --out lora
 
-    Scratch: headct finetune --from-scratch vit --labels labels.csv --store store --out scratch
+    Scratch: headct finetune --from-scratch vit --search-lr 3e-4,1e-3,3e-3 --labels labels.csv
+             --store store --out scratch
     """
     if bundle is None and from_scratch is None:
         raise UsageError("give --bundle or --from-scratch", remedy="see headct finetune --help")
@@ -197,6 +202,7 @@ def finetune(
     kind: Kind = "bundle" if from_scratch is None else from_scratch.value
     name = "lora" if lora and kind == "bundle" else kind
     given = [*([f"lora.rank={lora}"] if lora else []), *(settings or [])]
+    given += [f"search.lr=[{search_lr}]"] if search_lr else []
     config = load_recipe(recipe or name, FinetuneConfig, given, builtin=RECIPES)
     opened = open_store(store)
     scans = scans_of_store(opened)
