@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree
 
 import nibabel as nib
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from headct.adapt.attentive import AttentiveConfig, run_attentive
 from headct.adapt.finetune import FinetuneConfig, run_finetune
 from headct.adapt.start import Start
+from headct.adapt.token_table import write_tokens
 from headct.cli.app import app
 from headct.dicom.pseudonym import Pseudonymizer
+from headct.evaluate.explain import Masks, explain
 from headct.evaluate.localisation import locate, on_grid, summarise
 from headct.model.architecture import EncoderConfig
 from headct.model.bundle import load_bundle, save_bundle
@@ -160,6 +164,36 @@ def test_maps_of_a_task_that_sees_the_lesion_point_at_it(world, tmp_path):
     np.testing.assert_allclose(image.affine, np.diag([5.0, 5.0, 5.0, 1.0]))
     assert image.get_fdata().max() == pytest.approx(1)
     assert (out / f"{row['scan_id']}_clot.png").read_bytes().startswith(b"\x89PNG")
+    figure = ElementTree.parse(out / "localisation.svg").getroot()
+    shown = " ".join(text for text in figure.itertext())
+    assert "(12)" in shown
+    assert "Dice of the top percentile" in shown
+
+
+def test_an_attentive_probe_shows_where_its_query_looks(world, tmp_path):
+    store = open_store(world / "store")
+    labels = read_labels(world / "labels.csv", store.manifest)
+    bundle = load_bundle(world / "task" / "bundle")  # an encoder that sees the clot
+    tokens = write_tokens(tmp_path / "tokens", store, bundle)
+    how = AttentiveConfig(steps=200, batch=16, width=16, threads=1)
+    run_attentive(tokens, labels, GRID, tmp_path / "task", how)
+    rows = explain(
+        store,
+        tmp_path / "task",
+        world / "task" / "bundle",
+        tmp_path / "maps",
+        n_scans=12,
+        masks=Masks(world / "masks", {Pseudonymizer(KEY).study_id(u): u for u in uids()}),
+        n_boot=50,
+    )
+    found = {row["map"]: row for row in rows}
+    assert set(found) == {"attention", "gradient", "query"}
+    assert found["query"]["hit"] > found["query"]["chance_hit"] + 0.3
+    assert found["query"]["dice"] > 2 * found["query"]["chance_dice"]
+
+
+def uids():
+    return [f"1.2.{i}" for i in range(96)]
 
 
 def test_masks_of_others_and_findings_of_others_are_said(world, tmp_path):

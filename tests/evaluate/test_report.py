@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from headct.errors import UsageError
+from headct.evaluate.carry_over import carry_over
 from headct.evaluate.checklist import AUTHORS, checklist
 from headct.evaluate.evaluation import EvaluationConfig, evaluate
 from headct.evaluate.headline import answers, lead_method, opening, verdict
@@ -299,3 +300,33 @@ def test_the_checklist_alone_as_markdown(evaluation, store, tmp_path):
     lines = out.read_text().splitlines()
     assert len({line.count("|") for line in lines}) == 1, "a table of five columns"
     assert any(line.startswith("| x | Flow of cases | 35 | 20a | 5 inputs") for line in lines)
+
+
+def test_how_well_maps_lie_on_lesions_is_shown(evaluation, tmp_path):
+    numbers = {"n": 7, "hit": 0.5, "hit_lo": 0.2, "hit_hi": 0.8, "chance_hit": 0.125}
+    numbers |= {"dice": 0.3, "dice_lo": 0.1, "dice_hi": 0.4, "chance_dice": 0.025}
+    summary = [{"map": name, "finding": "sdh"} | numbers for name in ("attention", "gradient")]
+    (tmp_path / "localisation.json").write_text(json.dumps({"summary": summary}))
+    write_report(evaluation, tmp_path / "r.html", Sources(maps=tmp_path))
+    page = (tmp_path / "r.html").read_text()
+    assert 'id="localisation"' in page
+    assert "0.125" in page
+    with pytest.raises(UsageError, match="does not say how well"):
+        write_report(evaluation, tmp_path / "r.html", Sources(maps=tmp_path / "nowhere"))
+
+
+def test_where_a_method_was_trained_and_tested_is_shown(evaluation):
+    results = read_results(evaluation)
+    found = {row.method: row for row in carry_over(results)}
+    lead = found["finetune"]
+    inside, outside = (
+        [
+            results.metric("finetune", site["site"], "macro", "auroc").value
+            for site in results.sites
+            if site["internal"] == internal
+        ]
+        for internal in (True, False)
+    )
+    assert lead.inside == pytest.approx(np.mean(inside))
+    assert lead.outside == pytest.approx(np.mean(outside))
+    assert "OOD − ID" in render(results)

@@ -146,6 +146,10 @@ def report(
         Path | None, typer.Option(help="BUNDLE, where the task is a probe on it.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="RUN of pretraining: curves, panels.")] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `headct explain --masks`: do maps point at the lesion?"),
+    ] = None,
     checklist: Annotated[
         Path | None, typer.Option(help="Markdown: CLAIM and TRIPOD+AI, for you to complete.")
     ] = None,
@@ -162,5 +166,5 @@ def report(
 
     if task is not None and store is None:
         raise UsageError("attention maps need scans", remedy="give --store beside --task")
-    write_report(evaluation, out, Sources(store, task, bundle, run), checklist)
+    write_report(evaluation, out, Sources(store, task, bundle, run, maps), checklist)
     print(out)

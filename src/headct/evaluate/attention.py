@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headct.adapt.attentive import AttentiveHead, load_attentive
 from headct.adapt.logistic import Logistic
 from headct.adapt.network import VECTORS, ReadoutHead
 from headct.adapt.readout import Readout
@@ -92,6 +93,28 @@ def gradient_attention_volume(bundle: Bundle, head: Head, finding: int, volume: 
     return _on_grid(bundle, volume, flat.view(grid), "gradient-weighted attention")
 
 
+def query_attention_volume(
+    bundle: Bundle, head: AttentiveHead, finding: int, volume: Volume
+) -> Volume:
+    """How much the query of a finding takes from each patch, in an attentive probe.
+
+    Args:
+        bundle: the encoder.
+        head: of the probe.
+        finding: column of its logits.
+        volume: canonical, [z y x].
+
+    Returns:
+        As `attention_volume`.
+    """
+    tokens = bundle.encode_hu(volume.hu[None])
+    with torch.no_grad():
+        _, weights = head.looked_up(tokens.patches.float().cpu(), tokens.centre_mm.float().cpu())
+    flat = torch.zeros(tokens.grid_zyx).flatten()
+    flat = flat.scatter(0, tokens.index[0].cpu(), weights[0, finding])
+    return _on_grid(bundle, volume, flat.view(tokens.grid_zyx), "attention of the query")
+
+
 def _last_block(block: Block, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor]:
     """The block's output, and its attention weights [b h t t] as a leaf to differentiate by."""
     q, k, v = block.attn.queries_keys_values(block.norm1(x), rotation)
@@ -107,6 +130,9 @@ def head_of(task: Task) -> Head:
     Raises:
         MismatchError: the task does not read the tokens of an encoder.
     """
+    if task.info.kind == "attentive":
+        attentive = load_attentive(task)
+        return lambda tokens: attentive(tokens.patches, tokens.centre_mm)
     if task.info.vectors != VECTORS or "weight" not in task.arrays:
         raise MismatchError(
             f"a {task.info.kind} task on {task.info.source} features has no tokens to look at",

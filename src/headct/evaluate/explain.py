@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,23 +13,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from headct.adapt.attentive import load_attentive
 from headct.adapt.task import PREDICTIONS, Task, load_task
-from headct.atomic import replacing, write_json
+from headct.atomic import replacing, write_json, write_text
 from headct.errors import UsageError
 from headct.evaluate.attention import (
     attention_volume,
     gradient_attention_volume,
     head_of,
     montage,
+    query_attention_volume,
 )
 from headct.evaluate.gallery import encoder_of
 from headct.evaluate.localisation import locate, mask_of, outline, summarise
+from headct.evaluate.localisation_figure import as_file, localisation_figure
 from headct.progress import track
 from headct.store.store import Store
 from headct.volume.nifti import write_nifti
 
 Row = dict[str, Any]
 LOCALISATION = "localisation.json"
+FIGURE = "localisation.svg"
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,11 @@ def explain(
 ) -> list[Row]:
     """Write maps of some scans, and compare them with masks where there are any.
 
-    OUT/  SCAN_FINDING_attention.nii.gz, ..._gradient.nii.gz   float32, 0..1, in scan space
-          SCAN_FINDING.png         slices, both maps, and the rim of the mask
-          localisation.parquet     a row per scan, finding and map; localisation.json sums it up
+    OUT/  SCAN_FINDING_attention.nii.gz, ..._gradient.nii.gz   float32, 0..1, in scan space;
+                                   of an attentive probe ..._query.nii.gz, too
+          SCAN_FINDING.png         slices, the maps, and the rim of the mask
+          localisation.parquet     a row per scan, finding and map
+          localisation.json, .svg  the same in sum: hits and overlap beside chance
 
     Args:
         store: of the scans.
@@ -89,6 +96,7 @@ def explain(
         known = ", ".join(task.info.findings)
         raise UsageError(f"the task does not know {', '.join(unknown)}", remedy=f"one of: {known}")
     bundle, head = encoder_of(task, bundle_folder), head_of(task)
+    queries = load_attentive(task) if task.info.kind == "attentive" else None
     chosen = _chosen(task, findings or task.info.findings, scan_ids, n_scans)
     out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -99,6 +107,8 @@ def explain(
             "attention": attention_volume(bundle, volume),
             "gradient": gradient_attention_volume(bundle, head, column, volume),
         }
+        if queries is not None:
+            heats["query"] = query_attention_volume(bundle, queries, column, volume)
         for name, heat in heats.items():
             write_nifti(out / f"{scan_id}_{finding}_{name}.nii.gz", heat)
         shown = [np.asarray(heat.hu) for heat in heats.values()]
@@ -144,4 +154,21 @@ def _summarised(rows: list[Row], out: Path, n_boot: int, seed: int) -> list[Row]
     with replacing(out / "localisation.parquet") as aside:
         pq.write_table(pa.Table.from_pylist(rows), aside)
     write_json(out / LOCALISATION, {"n_boot": n_boot, "seed": seed, "summary": summary})
+    write_text(out / FIGURE, as_file(localisation_figure(summary)))
     return summary
+
+
+def read_localisation(folder: Path) -> list[Row]:
+    """The summary that `explain` with masks left in a folder.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    try:
+        text = (folder / LOCALISATION).read_text(encoding="utf-8")
+        return list(json.loads(text)["summary"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{folder.name!r} does not say how well maps lie on lesions",
+            remedy="make it with `headct explain STORE --task TASK --masks MASKS --out MAPS`",
+        ) from error

@@ -20,8 +20,8 @@ Mask = NDArray[np.bool_]
 Row = dict[str, Any]
 TOLERANCE_MM = 10.0
 """How far from the lesion the peak of a map may lie: about one patch."""
-TOP_SHARE = 0.02
-"""Share of the tissue that counts as the top of a map."""
+TOP_SHARE = 0.01
+"""Share of the tissue that counts as the top of a map: its top percentile."""
 TISSUE_ABOVE_HU = -500
 
 

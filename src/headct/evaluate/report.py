@@ -19,9 +19,11 @@ from headct.evaluate import curves, figures
 from headct.evaluate.carry_over import carry_over
 from headct.evaluate.checklist import as_markdown, checklist
 from headct.evaluate.comparisons import MACRO
+from headct.evaluate.explain import read_localisation
 from headct.evaluate.gallery import RULE, Panel, gallery
 from headct.evaluate.headline import HISTOGRAM, answers, between, lead_method, opening, signed
 from headct.evaluate.history import Account, Pretraining, ingest_account, pretraining
+from headct.evaluate.localisation_figure import MAPS, localisation_figure
 from headct.evaluate.metrics import OPERATING, RULE_OUT
 from headct.evaluate.results import Estimate, Results, Row, read_results
 from headct.evaluate.theme import colour, finding_name, method_name
@@ -40,12 +42,14 @@ class Sources:
         task: whose attention is shown.
         bundle: the encoder of a probe task.
         run: a pretraining run.
+        maps: folder of `headct explain` with masks: how well maps lie on lesions.
     """
 
     store: Path | None = None
     task: Path | None = None
     bundle: Path | None = None
     run: Path | None = None
+    maps: Path | None = None
 
 
 def write_report(
@@ -63,7 +67,8 @@ def write_report(
     panels: list[Panel] = []
     if sources.store and sources.task:
         panels = gallery(open_store(sources.store), sources.task, sources.bundle)
-    write_text(out, render(results, account, run, panels))
+    located = read_localisation(sources.maps) if sources.maps else []
+    write_text(out, render(results, account, run, panels, located))
     if checklist_to is not None:
         write_text(checklist_to, as_markdown(checklist(results, account, run)))
 
@@ -73,6 +78,7 @@ def render(
     account: Account | None = None,
     run: Pretraining | None = None,
     panels: Sequence[Panel] = (),
+    located: Sequence[Row] = (),
 ) -> str:
     """The page as text."""
     lead = lead_method(results)
@@ -103,6 +109,9 @@ def render(
         run=run,
         panels=panels,
         panel_rule=RULE,
+        located=located,
+        map_names={name: shown for name, (shown, _) in MAPS.items()},
+        localisation=localisation_figure(located) if located else None,
         checklist=checklist(results, account, run),
         provenance=_provenance(results),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
