@@ -13,6 +13,8 @@ from headct.model.position import (
     rotate,
     rotations,
     sines,
+    turn_complex,
+    turn_real,
 )
 
 
@@ -58,9 +60,24 @@ def test_products_depend_on_the_distance_in_mm_only() -> None:
 
 def test_tokens_without_a_place_are_not_rotated() -> None:
     rotation = prefixed_rotations(torch.ones(2, 3, 3), rope_periods_mm(32, 24.0, 1200.0), 5)
-    assert rotation.shape == (2, 8, 1, 1, 32)
-    assert (rotation[:, :5] == 1).all()
-    assert not (rotation[:, 5:] == 1).all()
+    assert rotation.shape == (2, 8, 1, 1, 32, 2)
+    assert (rotation[:, :5] == torch.tensor([1.0, 0.0])).all()
+    assert not (rotation[:, 5:] == torch.tensor([1.0, 0.0])).all()
+
+
+def test_both_ways_to_turn_agree() -> None:
+    generator = torch.Generator().manual_seed(4)
+    pairs = torch.randn(2, 4, 3, 8, 2, generator=generator)
+    rotation = torch.randn(2, 4, 1, 8, 2, generator=generator)
+    torch.testing.assert_close(turn_real(pairs, rotation), turn_complex(pairs, rotation))
+
+
+def test_autocast_does_not_round_positions() -> None:
+    centre_mm = torch.tensor([[[10.0, -97.0, 70.0]]])
+    periods = rope_periods_mm(32, 24.0, 1200.0)
+    exact = rotations(centre_mm, periods)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(rotations(centre_mm, periods), exact)
 
 
 def test_bf16_vectors_are_rotated_in_float32() -> None:

@@ -22,7 +22,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """Tokens [b t d] and their rotations [b t 1 1 e/2], None for none -> [b t d]."""
+        """Tokens [b t d] and their rotations [b t 1 1 e/2 2], None for none -> [b t d]."""
         q, k, v = self.queries_keys_values(x, rotation)
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -103,7 +103,7 @@ class Block(nn.Module):
         self.branch2 = Branch(width, layer_scale, drop_path)
 
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """Tokens [b t d] and their rotations [b t 1 1 e/2], None for none -> [b t d]."""
+        """Tokens [b t d] and their rotations [b t 1 1 e/2 2], None for none -> [b t d]."""
         x = x + self.branch1(self.attn(self.norm1(x), rotation))
         return x + self.branch2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 

@@ -202,7 +202,7 @@ class ViT3D(nn.Module):
     def embed(
         self, patches: Tensor, centre_mm: Tensor, index: Tensor, grid_zyx: ZyxInt
     ) -> tuple[Tensor, Tensor | None]:
-        """The sequence before the first block [b r+1+t d], and its rotations [b r+1+t 1 1 e/2].
+        """The sequence before the first block [b r+1+t d], and its rotations [b r+1+t 1 1 e/2 2].
 
         Arguments as in `encode`; there are no rotations where positions are learned.
         """
