@@ -66,9 +66,13 @@ class Mlp(nn.Module):
 class Branch(nn.Module):
     """What a residual branch is multiplied with: LayerScale, and drop path in training."""
 
+    keep: Tensor
+
     def __init__(self, width: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
-        self.drop_path = drop_path
+        self.drops = drop_path > 0.0
+        # a tensor, so that blocks which differ in it alone share one compiled graph
+        self.register_buffer("keep", torch.tensor(1.0 - drop_path), persistent=False)
         self.gamma = (
             None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
         )
@@ -77,10 +81,9 @@ class Branch(nn.Module):
         """[b t d] -> [b t d]; some samples are zeroed and the others scaled up in training."""
         if self.gamma is not None:
             x = x * self.gamma
-        if self.drop_path == 0.0 or not self.training:
+        if not self.drops or not self.training:
             return x
-        keep = 1.0 - self.drop_path
-        return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < keep) / keep
+        return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < self.keep) / self.keep
 
 
 class Block(nn.Module):
