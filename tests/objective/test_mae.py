@@ -117,6 +117,8 @@ def test_every_masked_token_has_its_turn() -> None:
 def test_weights_rise_along_their_ramp(fraction: float, weight: float) -> None:
     assert LatConfig().weight_at(fraction) == pytest.approx(weight)
     assert MaeConfig().weight_at(fraction) == 1.0
+    at_once = LatConfig(ramp=(0.2, 0.2)).weight_at(fraction)
+    assert at_once == (0.5 if fraction >= 0.2 else 0.0)
 
 
 @pytest.mark.parametrize("ramp", [(0.3, 0.1), (-0.1, 0.3), (0.5, 1.5)])

@@ -4,6 +4,7 @@
     local crops ───────────────────────student──┐└── decoder ── features of masked patches   L_lat
                                                 └── CLS of all student views                 L_cls
     all kept patches of globals ── teacher (EMA) ── features, CLS: the targets of L_lat, L_cls
+                                 ── anchor (early teacher) ── likeness of patches     L_gram
 
 `dino`, `mae` and `joint` are recipes: a term whose weight is 0 is not built, one whose weight is
 still 0 in its ramp is not computed. All draws come from torch's default generator, so a caller who
@@ -13,7 +14,6 @@ seeds it per step gets the same step again.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 
 import torch
@@ -25,18 +25,17 @@ from headct.errors import UsageError
 from headct.model.architecture import EncoderConfig
 from headct.model.encoder import ViT3D
 from headct.model.heads import MaeDecoder
-from headct.model.tokens import Tokens, gather_patches, to_channels, window_tensors
+from headct.model.tokens import Tokens, gather_patches, window_tensors
 from headct.objective.dino import ClsConfig, Distillation, self_distillation
+from headct.objective.gram import GramAnchor, GramConfig, gram_loss
 from headct.objective.guards import cls_std, effective_rank
 from headct.objective.mae import (
     LatConfig,
     MaeConfig,
-    channel_errors,
-    constant_errors,
     draw_predicted,
     latent_loss,
-    tissue_weights,
-    weighted_mean,
+    pixel_loss,
+    require_channel_weights,
 )
 from headct.views.batch import ViewBatch
 from headct.volume.volume import Zyx
@@ -62,6 +61,7 @@ class JointConfig(Config):
     mae: MaeConfig = MaeConfig()
     lat: LatConfig = LatConfig()
     cls: ClsConfig = ClsConfig()
+    gram: GramConfig = GramConfig()
     decoder: DecoderConfig = DecoderConfig()
     window_jitter: tuple[float, float] = (0.05, 0.1)
     """Input windows in training: largest shift of the level as a share of the width, and largest
@@ -81,7 +81,7 @@ class JointConfig(Config):
     @property
     def needs_teacher(self) -> bool:
         """Whether any term has targets from a teacher."""
-        return self.lat.weight > 0 or self.cls.weight > 0
+        return self.lat.weight > 0 or self.cls.weight > 0 or self.gram.weight > 0
 
     @property
     def needs_decoder(self) -> bool:
@@ -127,12 +127,14 @@ class JointObjective(nn.Module):
 
     def __init__(self, config: JointConfig, encoder: EncoderConfig) -> None:
         super().__init__()
-        _check(config, encoder)
+        require_channel_weights(config.mae, len(encoder.windows))
         self.config, self.encoder_config = config, encoder
         self.student = ViT3D(encoder)
         self.decoder: MaeDecoder | None = None
         self.teacher: ViT3D | None = None
         self.distillation: Distillation | None = None
+        self.anchor: GramAnchor | None = None
+        self._step_fraction = 0.0
         if config.needs_decoder:
             sizes = config.decoder
             self.decoder = MaeDecoder(encoder, sizes.width, sizes.depth, sizes.heads)
@@ -140,6 +142,8 @@ class JointObjective(nn.Module):
             self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         if config.cls.weight > 0:
             self.distillation = self_distillation(encoder.width, config.cls)
+        if config.gram.weight > 0 and self.teacher is not None:
+            self.anchor = GramAnchor(self.teacher, config.gram)
 
     def forward(self, views: ViewBatch, step_fraction: float) -> dict[str, Tensor]:
         """`losses`, under the name by which wrappers for several devices call it."""
@@ -153,9 +157,10 @@ class JointObjective(nn.Module):
             step_fraction: share of the run that is done, by steps.
 
         Returns:
-            Scalars: `loss`, with a gradient; `mae_loss`, `lat_loss`, `cls_loss` of the terms that
-            are on, unweighted; and guards (docs/explanation/objectives).
+            Scalars: `loss`, with a gradient; `mae_loss`, `lat_loss`, `cls_loss`, `gram_loss` of the
+            terms that are on, unweighted; and guards (docs/explanation/objectives).
         """
+        self._step_fraction = step_fraction
         on = self._weights_at(step_fraction)
         large = _Globals(
             views.globals_hu.flatten(0, 1),
@@ -170,6 +175,8 @@ class JointObjective(nn.Module):
         if "cls" in on and teacher is not None:
             terms["cls"], more = self._cls_term(views, student, teacher, step_fraction)
             seen |= more
+        if "gram" in on and self.anchor is not None:
+            terms["gram"] = self._gram_term(self.anchor, large, student)
         loss = torch.stack([on[name] * term for name, term in terms.items()]).sum()
         one_view = student.cls.detach()[:: large.n_views]
         seen |= {"cls_std": cls_std(one_view), "effective_rank": effective_rank(one_view)}
@@ -184,6 +191,8 @@ class JointObjective(nn.Module):
         if self.distillation is not None:
             follow(self.distillation.teacher, self.distillation.student, momentum)
             self.distillation.after_step()
+        if self.anchor is not None and self.teacher is not None:
+            self.anchor.follow(self.teacher, self._step_fraction)
 
     def bundle_encoder(self) -> ViT3D:
         """The encoder to ship: the teacher where there is one, else the student."""
@@ -198,7 +207,7 @@ class JointObjective(nn.Module):
 
     def _weights_at(self, step_fraction: float) -> dict[str, float]:
         config = self.config
-        terms = {"mae": config.mae, "lat": config.lat, "cls": config.cls}
+        terms = {"mae": config.mae, "lat": config.lat, "cls": config.cls, "gram": config.gram}
         weights = {name: term.weight_at(step_fraction) for name, term in terms.items()}
         return {name: weight for name, weight in weights.items() if weight > 0}
 
@@ -242,24 +251,21 @@ class JointObjective(nn.Module):
         seen: Scalars = {}
         if "mae" in on:
             voxels_hu = gather_patches(large.hu, self.encoder_config.patch_voxels_zyx, asked)
-            terms["mae"], seen = self._mae_term(self.decoder.to_voxels(hidden), voxels_hu)
+            predicted = self.decoder.to_voxels(hidden)
+            windows = self.encoder_config.windows
+            terms["mae"], seen = pixel_loss(predicted, voxels_hu, windows, self.config.mae)
         if "lat" in on and teacher is not None:
             at = places[..., None].expand(-1, -1, self.encoder_config.width)
             features = [block.gather(1, at) for block in teacher.blocks]
             terms["lat"] = latent_loss(self.decoder.to_features(hidden), features)
         return terms, seen
 
-    def _mae_term(self, predicted: Tensor, voxels_hu: Tensor) -> tuple[Tensor, Scalars]:
-        """L_pix from the decoder's output [n q c*v] and the true HU [n q v]."""
-        config, windows = self.config.mae, self.encoder_config.windows
-        target = to_channels(voxels_hu, *window_tensors(windows, voxels_hu.device))  # [n q c v]
-        predicted = predicted.view_as(target)
-        weight = tissue_weights(target, config.saturated_weight)
-        errors = channel_errors(predicted, target, weight)
-        shares = errors.detach() / constant_errors(target, weight).clamp(min=1e-6)
-        seen = {f"{w.name}_error": error for w, error in zip(windows, errors, strict=True)}
-        seen |= {f"{w.name}_error_share": share for w, share in zip(windows, shares, strict=True)}
-        return weighted_mean(errors, config.channel_weights), seen
+    def _gram_term(self, anchor: GramAnchor, large: _Globals, student: Tokens) -> Tensor:
+        """L_gram of the patches that the student sees, among all that the anchor sees."""
+        with torch.no_grad():
+            whole = anchor.encoder.forward_hu(large.hu, large.spacing_mm_zyx, large.keep)
+        seen = whole.patches[~large.masked].view(len(large.hu), -1, whole.patches.shape[-1])
+        return gram_loss(student.patches, seen)
 
     def _cls_term(
         self, views: ViewBatch, student: Tokens, teacher: Tokens, step_fraction: float
@@ -287,14 +293,3 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 def _by_view(cls: Tensor, n_scans: int) -> Tensor:
     """CLS of views, those of one scan next to each other [b*v d] -> [v b d]."""
     return torch.unflatten(cls, 0, (n_scans, -1)).transpose(0, 1)
-
-
-def _check(config: JointConfig, encoder: EncoderConfig) -> None:
-    n_weights, n_windows = len(config.mae.channel_weights), len(encoder.windows)
-    if config.mae.weight > 0 and n_weights != n_windows:
-        raise UsageError(
-            f"mae.channel_weights has {n_weights} numbers for {n_windows} windows",
-            remedy="give one weight per window",
-        )
-    if config.mae.weight > 0 and not math.fsum(config.mae.channel_weights) > 0:
-        raise UsageError("mae.channel_weights are all 0", remedy="weigh a window, or mae 0")

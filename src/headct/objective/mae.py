@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from headct.config import Config
+from headct.errors import UsageError
+from headct.model.tokens import to_channels, window_tensors
+from headct.volume.window import Window
 
 
 class TermConfig(Config):
@@ -32,7 +36,9 @@ class TermConfig(Config):
         start, end = self.ramp
         if step_fraction >= end:
             return self.weight
-        return self.weight * max(step_fraction - start, 0.0) / (end - start)
+        if step_fraction <= start:
+            return 0.0
+        return self.weight * (step_fraction - start) / (end - start)
 
 
 class MaeConfig(TermConfig):
@@ -54,6 +60,39 @@ class LatConfig(TermConfig):
     ramp: tuple[float, float] = (0.1, 0.3)
     last_blocks: int | None = Field(default=None, gt=0)
     """Blocks whose outputs are averaged as the target; None: 3 at depth >= 12, else 1."""
+
+
+def pixel_loss(
+    predicted: Tensor, voxels_hu: Tensor, windows: Sequence[Window], config: MaeConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_pix, and per window its error and the share of the best constant patch's.
+
+    Args:
+        predicted: [n q c*v] of the decoder.
+        voxels_hu: [n q v] what is there.
+        windows: c of them.
+        config: weights of voxels and windows.
+    """
+    target = to_channels(voxels_hu.float(), *window_tensors(windows, voxels_hu.device))  # [n q c v]
+    predicted = predicted.view_as(target)
+    weight = tissue_weights(target, config.saturated_weight)
+    errors = channel_errors(predicted, target, weight)
+    shares = errors.detach() / constant_errors(target, weight).clamp(min=1e-6)
+    seen = {f"{w.name}_error": error for w, error in zip(windows, errors, strict=True)}
+    seen |= {f"{w.name}_error_share": share for w, share in zip(windows, shares, strict=True)}
+    return weighted_mean(errors, config.channel_weights), seen
+
+
+def require_channel_weights(config: MaeConfig, n_windows: int) -> None:
+    """Raise UsageError where the weights of the windows cannot be used."""
+    n_weights = len(config.channel_weights)
+    if config.weight > 0 and n_weights != n_windows:
+        raise UsageError(
+            f"mae.channel_weights has {n_weights} numbers for {n_windows} windows",
+            remedy="give one weight per window",
+        )
+    if config.weight > 0 and not math.fsum(config.channel_weights) > 0:
+        raise UsageError("mae.channel_weights are all 0", remedy="weigh a window, or mae 0")
 
 
 def tissue_weights(target: Tensor, saturated_weight: float) -> Tensor:
