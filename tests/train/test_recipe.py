@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from headct.config import load_recipe, to_toml
+from headct.config import builtin_names, load_recipe, to_toml
 from headct.errors import UsageError
 from headct.model.architecture import ENCODERS
 from headct.objective.joint import JointObjective
@@ -13,21 +13,37 @@ from headct.volume.preprocessing import PRESETS, Preprocessing
 
 from .tiny import recipe
 
-NAMES = ["demo", "small", "base"]
+GRIDS = {
+    "demo": "demo",
+    "small": "small",
+    "base": "base",
+    "large": "base",
+    "dino": "demo",
+    "mae": "demo",
+    "joint": "demo",
+}
+TERMS = {"dino": {"cls"}, "mae": {"mae"}, "joint": {"mae", "lat", "cls"}}
 FMCT = ["fmct-dino", "fmct-mae"]
 CUBE = Preprocessing(shape_zyx=(96, 96, 96), spacing_mm_zyx=ENCODERS["fmct"].spacing_mm_zyx)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_recipe_fits_the_grid_of_its_name(name):
+def test_there_are_no_recipes_but_these():
+    assert builtin_names() == sorted([*GRIDS, *FMCT])
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_recipe_fits_the_grid_it_says(name):
     loaded = load_recipe(name, PretrainRecipe)
     assert loaded.name == name
-    maker = view_maker(loaded, SimpleNamespace(preprocessing=PRESETS[name]))
+    maker = view_maker(loaded, SimpleNamespace(preprocessing=PRESETS[GRIDS[name]]))
     assert all(edges for edges in maker.global_edges)
     with torch.device("meta"):
         objective = JointObjective(loaded.objective, loaded.encoder)
-    assert objective.teacher is not None
-    assert objective.decoder is not None
+    terms = TERMS.get(name, TERMS["joint"])
+    assert (objective.teacher is not None) is bool(terms & {"lat", "cls"})
+    assert (objective.decoder is not None) is bool(terms & {"mae", "lat"})
+    assert (objective.distillation is not None) is ("cls" in terms)
+    assert (objective.anchor is not None) is (name == "large")
 
 
 @pytest.mark.parametrize("name", FMCT)
@@ -54,7 +70,7 @@ def test_the_recipes_of_fm_ct_are_as_published(name):
         assert built.teacher is None
 
 
-@pytest.mark.parametrize("name", NAMES + FMCT)
+@pytest.mark.parametrize("name", [*GRIDS, *FMCT])
 def test_the_resolved_recipe_says_the_same(name, tmp_path):
     loaded = load_recipe(name, PretrainRecipe)
     (tmp_path / "config.toml").write_text(to_toml(loaded))

@@ -15,6 +15,7 @@ from torch import Tensor
 from headct.config import Config
 from headct.views.cut import Placement, apply_axes
 from headct.views.draws import Drawn, chance, normal, uniform
+from headct.views.metal import MetalStreaks
 from headct.views.spread import Kernel, SliceThickness
 from headct.volume.volume import AIR_HU
 
@@ -221,6 +222,7 @@ class AugmentConfig(Config):
     motion_ghost: MotionGhost = MotionGhost()
     noise: Noise = Noise()
     erase: Erase = Erase()
+    metal: MetalStreaks = MetalStreaks()
 
     def draw(self, rng: np.random.Generator, n: int) -> Drawn:
         """Parameters of all augmentations for n views."""
@@ -245,6 +247,7 @@ class AugmentConfig(Config):
         hu = self.gain.apply(hu, drawn)
         hu = self.cupping.apply(hu, drawn, at)
         hu = self.skull_base.apply(hu, drawn, at)
+        hu = self.metal.apply(hu, drawn, at)
         return self.noise.apply(hu, drawn, at, bank).clamp_(min=AIR_HU)
 
 
