@@ -3,10 +3,12 @@
     python benchmarks/preprocess.py [--json] [--only CASE] [--repeat N]
 
 Cases: `nifti-thick` (512 x 512 x 40, .nii.gz), `nifti-thin` (512 x 512 x 160, .nii.gz),
-`dicom-thin` (512 x 512 x 160, uncompressed series), `exact-thick` and `exact-thin` (the resampling
-alone, from memory). Every case runs in a process of its own, so that `peak_mb` is its own. Where
-monai is installed, the same scan goes through a plain pipeline of LoadImage, Orientation, Spacing
-1 mm order 3, CropForeground, three windows and Resize 96^3, and `ratio` is how much longer that is.
+`dicom-thin` (512 x 512 x 160, uncompressed series), `exact-thick` and `exact-thin` (the NIfTI files
+to the faithful `fmct` channels, which must be those of the pipeline: `error` is the mean
+difference, in window units). Every case runs in a process of its own, so that `peak_mb` is its own.
+Where monai is installed, the same scan goes through a plain pipeline of LoadImage, Orientation,
+Spacing 1 mm order 3, CropForeground, three windows and Resize 96^3, and `ratio` is how much longer
+that is.
 """
 
 from __future__ import annotations
@@ -74,19 +76,19 @@ def write_inputs(folder: Path) -> None:
 def prepared(case: str, folder: Path) -> Callable[[], Any]:
     """What is measured in a case."""
     from headct.volume.canonical import to_canonical
-    from headct.volume.head import find_head
     from headct.volume.preprocessing import PRESETS
     from headct.volume.read import read_series
-    from headct.volume.resample import closest_ras
+    from headct.volume.stretched import to_channels
 
-    grid = PRESETS["base"]
-    kind = case.split("-")[1]
-    if not case.startswith("exact"):
-        source = folder / ("series" if case.startswith("dicom") else f"{kind}.nii.gz")
-        return lambda: to_canonical(read_series(source), grid)
-    volume = read_series(folder / f"{kind}.nii.gz")
-    head = find_head(*closest_ras(volume.hu, volume.affine_zyx))
-    return lambda: to_canonical(volume, grid, head)
+    source = source_of(case, folder)
+    if case.startswith("exact"):
+        return lambda: to_channels(read_series(source), PRESETS["fmct"])
+    return lambda: to_canonical(read_series(source), PRESETS["base"])
+
+
+def source_of(case: str, folder: Path) -> Path:
+    kind, size = case.split("-")
+    return folder / ("series" if kind == "dicom" else f"{size}.nii.gz")
 
 
 def monai_pipeline(case: str, folder: Path) -> Callable[[], Any] | None:
@@ -95,50 +97,52 @@ def monai_pipeline(case: str, folder: Path) -> Callable[[], Any] | None:
         from monai import transforms
     except ImportError:
         return None
-    kind = case.split("-")[1]
-    source = folder / ("series" if case.startswith("dicom") else f"{kind}.nii.gz")
+    source = source_of(case, folder)
     windows = ((40, 80), (80, 200), (600, 2800))
     load = transforms.Compose(
         [
             transforms.LoadImage(ensure_channel_first=True, image_only=True),
             transforms.Orientation(axcodes="RAS"),
             transforms.Spacing(pixdim=(1.0, 1.0, 1.0), mode=3),
-            transforms.CropForeground(select_fn=lambda x: x > -500),
+            transforms.CropForeground(),
         ]
     )
     scale = [transforms.ScaleIntensityRange(c - w / 2, c + w / 2, 0, 1, True) for c, w in windows]
-    resize = transforms.Resize((96, 96, 96), mode="trilinear")
+    resize = transforms.Resize((96, 96, 96))
 
     def run() -> Any:
         cropped = load(source)
-        return [resize(window(cropped)) for window in scale]
+        return np.stack([np.asarray(resize(window(cropped)))[0].T for window in scale])
 
     return run
 
 
-def measure(run: Callable[[], Any], repeat: int) -> float:
-    """CPU seconds of one run; the fastest, after one that warms up."""
-    run()
+def measure(run: Callable[[], Any], repeat: int) -> tuple[float, Any]:
+    """CPU seconds of one run, the fastest after one that warms up, and what it gave."""
+    result = run()
     times = []
     for _ in range(repeat):
         start = time.process_time()
         run()
         times.append(time.process_time() - start)
-    return min(times)
+    return min(times), result
 
 
 def run_case(case: str, folder: Path, repeat: int) -> dict[str, Any]:
-    cpu_s = measure(prepared(case, folder), repeat)
+    cpu_s, ours = measure(prepared(case, folder), repeat)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     pipeline = monai_pipeline(case, folder)
-    baseline = measure(pipeline, 1) if pipeline else None
-    return {
+    baseline, theirs = measure(pipeline, 2) if pipeline else (None, None)
+    result = {
         "case": case,
         "cpu_s": round(cpu_s, 4),
         "baseline_cpu_s": baseline and round(baseline, 3),
         "ratio": baseline and round(baseline / cpu_s, 1),
         "peak_mb": round(peak_mb),
     }
+    if case.startswith("exact") and theirs is not None:
+        result["error"] = float(f"{np.abs(ours - theirs).mean(axis=(1, 2, 3)).max():.2g}")
+    return result
 
 
 def main() -> None:

@@ -36,8 +36,8 @@ def test_presets_have_the_sizes_of_the_recipe() -> None:
         with torch.device("meta"):
             n = sum(p.numel() for p in ViT3D(ENCODERS[name]).parameters())
         assert n / 1e6 == pytest.approx(expected, rel=0.03)
-    for name, preprocessing in PRESETS.items():
-        assert ENCODERS[name].spacing_mm_zyx == preprocessing.spacing_mm_zyx
+    for name in millions:
+        assert ENCODERS[name].spacing_mm_zyx == PRESETS[name].spacing_mm_zyx
 
 
 def test_hu_and_channels_give_the_same_tokens(encoder: ViT3D) -> None:

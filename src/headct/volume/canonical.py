@@ -14,6 +14,7 @@ from headct.volume.head import Head, find_head
 from headct.volume.pose import find_pose, in_own_frame
 from headct.volume.preprocessing import Preprocessing
 from headct.volume.resample import closest_ras, is_parallel, resample, resample_turned
+from headct.volume.stretched import to_stretched
 from headct.volume.volume import AIR_HU, MAX_HU, MIN_HU, Volume
 
 
@@ -23,7 +24,8 @@ def to_canonical(volume: Volume, preprocessing: Preprocessing, head: Head | None
     The grid is centred in the plane on the box of the cranium and reaches `vertex_margin_mm` above
     the vertex. Its axes are the scanner's S, A and R, or with `pose = "aligned"` those of the head;
     where the head's pose is unsure they are the scanner's, and the volume is flagged `pose-unsure`.
-    Voxels keep their size in mm.
+    Voxels keep their size in mm, unless the preprocessing is one of those that stretch the head to
+    a cube (`fmct-hu`).
 
     Args:
         volume: HU, any axis order, any orientation; a sheared affine is straightened.
@@ -36,7 +38,10 @@ def to_canonical(volume: Volume, preprocessing: Preprocessing, head: Head | None
 
     Raises:
         Refusal: no head in the volume (`not-head`).
+        UsageError: the preprocessing makes windows, no volume: see `to_channels`.
     """
+    if preprocessing.stretched is not None:
+        return to_stretched(volume, preprocessing)
     hu, native = closest_ras(volume.hu, volume.affine_zyx)
     head = head or find_head(hu, native)
     if head is None:
