@@ -47,6 +47,7 @@ def test_calibration_changes_tissue_and_leaves_air() -> None:
         noise_sd_hu=0.0,
         cupping_hu=0.0,
         streak_hu=0.0,
+        kernel_mm=0.0,
         ghost=None,
         slice_thickness_mm=1.0,
     )

@@ -117,6 +117,7 @@ def draw_acquisition(
     thickness_mm = _rounded(rng.uniform(*site.slice_thickness_mm), _step(site))
     fov_mm = _rounded(rng.uniform(*site.fov_mm), 1.0)
     below_mm, above_mm = _draw_coverage(rng, protocol, site, float(shift[2]))
+    offset_sd_hu = site.offset_sd_hu * preset.calibration_factor
     noise_factor = preset.noise_factor * dose_noise(scanner.kvp, mas)
     if scanner.bone:
         noise_factor *= float(protocol.uniform(*site.bone_noise_factor))
@@ -135,8 +136,8 @@ def draw_acquisition(
         gantry_tilt_deg=_rounded(rng.uniform(*site.gantry_tilt_deg), 0.5) if tilted else 0.0,
         rotation_deg=_three(turns),
         shift_mm=_three(shift),
-        gain=_around(rng, 1.0, site.gain_sd, site.gain_range),
-        offset_hu=_around(rng, 0.0, site.offset_sd_hu, site.offset_range_hu),
+        gain=_around(rng, 1.0, site.gain_sd * preset.calibration_factor, site.gain_range),
+        offset_hu=_around(rng, 0.0, offset_sd_hu, site.offset_range_hu),
         noise_sd_hu=float(rng.uniform(*site.noise_sd_hu)) * noise_factor,
         noise_correlated=bool(rng.random() < site.correlated_noise_fraction),
         noise_seed=tuple(int(v) for v in rng.integers(0, 2**31, 4)),

@@ -142,8 +142,8 @@ def _atrophy(rng: Rng, s: float, anatomy: Anatomy) -> tuple[Lesion, ...]:
         anatomy.brain.csf_hu,
         ventricle=_between(1.08, 1.35, s),
         temporal_horn=_between(1.7, 2.6, s),
-        sulcus=_between(1.12, 1.6, s) * float(rng.uniform(0.95, 1.05)),
-        gap_mm=_between(0.1, 0.7, s),
+        sulcus=_between(1.1, 1.5, s) * float(rng.uniform(0.95, 1.05)),
+        gap_mm=_between(0.1, 0.5, s),
     )
     return (found,)
 
@@ -155,9 +155,9 @@ def _oedema(rng: Rng, s: float, anatomy: Anatomy) -> tuple[Lesion, ...]:
         "whole brain",
         s,
         anatomy.brain.white_hu,
-        ventricle=_between(0.88, 0.45, s),
-        sulcus=_between(0.8, 0.3, s),
-        contrast=_between(0.95, 0.55, s) * float(rng.uniform(0.95, 1.05)),
+        ventricle=_between(0.9, 0.5, s),
+        sulcus=_between(0.85, 0.35, s),
+        contrast=_between(0.95, 0.6, s) * float(rng.uniform(0.95, 1.05)),
         white_hu=-_between(0.0, 1.5, s),
     )
     return (found,)

@@ -16,7 +16,7 @@ from headct.phantom.course import aged
 from headct.phantom.draw import draw_lesions, fracture_at
 from headct.phantom.findings import Collection, Diffuse, Lesion, VentricularBlood
 from headct.phantom.presence import draw_presence, require_findings
-from headct.phantom.profile import DRAWN_FINDINGS, PhantomPreset
+from headct.phantom.profile import DIFFUSE, DRAWN_FINDINGS, PhantomPreset
 from headct.phantom.sizing import sized
 from headct.phantom.volumes import quantile
 
@@ -63,7 +63,8 @@ def draw_findings(
     drawn: list[Lesion] = []
     for finding in present:
         own = np.random.default_rng([seed, patient, FINDINGS, DRAWN_FINDINGS.index(finding)])
-        severity = quantile(float(own.random()), preset.severity)
+        spread = preset.diffuse_severity if finding in DIFFUSE else preset.severity
+        severity = quantile(float(own.random()), spread)
         asked = True if wanted is None else wanted[finding]
         if not isinstance(asked, bool):
             severity = float(asked)

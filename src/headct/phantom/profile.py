@@ -48,6 +48,9 @@ FINDINGS: tuple[Finding, ...] = get_args(Finding)
 
 DRAWN_FINDINGS: tuple[DrawnFinding, ...] = get_args(DrawnFinding)
 
+DIFFUSE: tuple[DrawnFinding, ...] = ("hydrocephalus", "atrophy", "oedema")
+"""Findings of the whole brain, which have no place."""
+
 
 Where = Literal["train", "tune", "test", "pool"]
 """Parts of an archive: the splits of the labelled scans, and the unlabelled pool."""
@@ -136,13 +139,17 @@ class PhantomPreset(Config):
     """The sites' shift sd is multiplied by this."""
     noise_factor: NotNegative = 1.0
     """The sites' noise is multiplied by this."""
+    calibration_factor: NotNegative = 1.0
+    """The sites' sds of calibration gain and offset are multiplied by this."""
     scale_sd: float = Field(default=0.045, ge=0, le=0.1)
     """Sd of the size of a head along each axis."""
     deformation_mm: float = Field(default=2.5, ge=0, le=5)
     """mm, sd of the smooth deformation that makes a head individual."""
     severity: float = Field(default=1.0, gt=0, le=2)
-    """Size and contrast of findings: severity, a quantile, is U(0, 1) to the power of 1 over the
+    """Size and contrast of lesions: severity, a quantile, is U(0, 1) to the power of 1 over the
     square of this."""
+    diffuse_severity: float = Field(default=1.0, gt=0, le=2)
+    """The same of hydrocephalus, atrophy and oedema, which change the whole brain."""
     hu_variation: float = Field(default=1.0, ge=0, le=2)
     """Spread of the HU of grey and white matter and of blood among patients."""
     shift_label_mm: float = Field(default=4.0, gt=0, le=20)
