@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from headct.run import read_jsonl
 from headct.train.pretrain import pretrain
 
+from .saved import tensors_of
 from .tiny import command, headct_pretrain, make_store, recipe, write_recipe
 
 STEPS = 30
@@ -51,9 +53,10 @@ def assert_same_run(one, other):
         for run in (one, other)
     )
     assert first == second
-    names = (f"checkpoints/step-{STEPS:08d}.safetensors", "bundle/encoder.safetensors")
-    for name in names:
-        a, b = load_file(one / name), load_file(other / name)
+    last = f"checkpoints/step-{STEPS:08d}"
+    pairs = [(tensors_of(one / last), tensors_of(other / last))]
+    pairs += [tuple(load_file(run / "bundle" / "encoder.safetensors") for run in (one, other))]
+    for a, b in pairs:
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -98,9 +101,8 @@ def test_two_ranks_see_the_same_scans_and_resume_bitwise(case, tmp_path):
     assert rows[-1]["seen_scans"] == 24
     (event, _) = read_jsonl(tmp_path / "one" / "events.jsonl")
     assert event["world_size"] == 2
-    for name in ("bundle", "checkpoints/step-00000006.safetensors"):
-        path = tmp_path / "one" / name
-        (path.rename(tmp_path / "gone") if path.is_dir() else path.unlink())
+    shutil.rmtree(tmp_path / "one" / "checkpoints" / "step-00000006")
+    (tmp_path / "one" / "bundle").rename(tmp_path / "gone")
     before = load_file(tmp_path / "gone" / "encoder.safetensors")
     torchrun(tmp_path / "one", *short)
     after = load_file(tmp_path / "one" / "bundle" / "encoder.safetensors")

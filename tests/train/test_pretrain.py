@@ -16,6 +16,7 @@ from headct.train.pretrain import pretrain
 from headct.train.recipe import PretrainRecipe
 from headct.volume.preprocessing import Preprocessing
 
+from .saved import tensors_of
 from .tiny import GRID, make_store, recipe
 
 VARYING = {"scans_per_s"}
@@ -41,7 +42,7 @@ def losses(folder):
 
 
 def last_state(folder):
-    return latest_checkpoint(folder / "checkpoints").tensors
+    return tensors_of(latest_checkpoint(folder / "checkpoints").folder)
 
 
 def assert_same_run(one, other):
@@ -138,7 +139,7 @@ def test_from_an_older_checkpoint_it_is_the_same_run(whole, store, tmp_path, mon
     with monkeypatch.context() as patch:
         stop_after(8, patch)
         pretrain(recipe(), store, tmp_path / "run", threads=1)
-    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    (newest,) = max((tmp_path / "run" / "checkpoints").iterdir()).glob("shard*")
     newest.write_bytes(newest.read_bytes()[:-100])
     pretrain(recipe(), store, tmp_path / "run", threads=1)
     assert "trying the one before" in capsys.readouterr().err
@@ -246,9 +247,10 @@ def test_two_runs_at_once_are_an_error(store, tmp_path):
 def test_a_checkpoint_of_another_architecture_is_an_error(whole, store, tmp_path):
     import shutil
 
-    from headct.train.checkpoint import save_checkpoint
     from headct.train.loop import TrainState
     from headct.train.optim import OptimConfig, make_optimizer
+    from headct.train.runtime import Runtime
+    from headct.train.saving import Checkpointer
 
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -256,7 +258,8 @@ def test_a_checkpoint_of_another_architecture_is_an_error(whole, store, tmp_path
     net = torch.nn.Linear(3, 3)
     identity = latest_checkpoint(run / "checkpoints").identity
     state = TrainState(net, make_optimizer(net, OptimConfig()), step=99)
-    save_checkpoint(run / "checkpoints", state, identity, keep=1)
+    cpu = Runtime(torch.device("cpu"), torch.float32)
+    Checkpointer(run / "checkpoints", identity, 1, 1, cpu).save(state)
     refused(CheckpointError, "another architecture", recipe(), store, run)
 
 

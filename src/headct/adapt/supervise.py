@@ -18,11 +18,12 @@ from headct.adapt.batches import LIGHT, LabelledBatch, LabelledScans
 from headct.config import Config
 from headct.errors import MismatchError
 from headct.progress import tracking
-from headct.train.checkpoint import Checkpointer, Identity, latest_checkpoint, restore
+from headct.train.checkpoint import Identity, latest_checkpoint, restore
 from headct.train.hooks import MetricsWriter, show_progress, trim_steps
 from headct.train.loop import Hook, LoopConfig, StepRecord, TrainState, fit
 from headct.train.optim import OptimConfig, make_optimizer
 from headct.train.runtime import Precision, Runtime, StopRequest
+from headct.train.saving import Checkpointer
 from headct.views.batch import ViewsConfig
 
 LINES_OF_METRICS = 60
@@ -156,6 +157,7 @@ def supervise(
         StopRequest().listening() as stop,
         scans.batches(state.step, config.steps) as batches,
         tracking("train", config.steps * config.batch) as tracker,
+        checkpointer,
     ):
         tracker.advance(state.seen_scans)
         hooks: list[Hook] = [

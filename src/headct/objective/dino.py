@@ -113,6 +113,9 @@ class SelfDistillation(nn.Module):
     def after_step(self) -> None:
         """Change what changes between steps, other than by gradient and momentum."""
 
+    def after_skip(self) -> None:
+        """Forget what a step that is not applied has left."""
+
 
 class CodingRate(SelfDistillation):
     """Cosine distance between views minus gamma times the coding rate of the batch.
@@ -168,6 +171,10 @@ class Prototypes(SelfDistillation, ABC):
         super().__init__(width, config, prototypes.n_prototypes)
         self.prototypes = prototypes
         self._waiting: list[Tensor] = []
+
+    def after_skip(self) -> None:
+        """Its teacher vectors are not those of a good step."""
+        self._waiting.clear()
 
     def forward(self, views: Tensor, teacher: Tensor, step_fraction: float) -> Terms:
         """The term and what to log; arguments as for `CodingRate.forward`."""

@@ -194,6 +194,11 @@ class JointObjective(nn.Module):
         if self.anchor is not None and self.teacher is not None:
             self.anchor.follow(self.teacher, self._step_fraction)
 
+    def after_skip(self) -> None:
+        """Instead of `after_step`, where a step is not applied."""
+        if self.distillation is not None:
+            self.distillation.after_skip()
+
     def bundle_encoder(self) -> ViT3D:
         """The encoder to ship: the teacher where there is one, else the student."""
         return self.student if self.teacher is None else self.teacher

@@ -1,82 +1,88 @@
-"""The full training state in one safetensors file: whole or absent, checked, never pickled.
+"""The full training state as safetensors: reading, choosing the newest whole one, restoring.
 
-    RUN/checkpoints/step-00000500.safetensors
-        module.*        parameters and buffers: student, teacher, heads
-        optimizer.NAME.*  AdamW's moments of the parameter NAME
-        metadata        format, counters, identity of the run, SHA-256 of the tensors
+RUN/checkpoints/step-00000500/
+    shard-00001-...safetensors   one file per rank that wrote, through torch's DCP
+        module.*                 parameters and buffers: student, teacher, heads
+        optimizer.KEY.NAME       AdamW's moments of the parameter NAME
+    checkpoint.json              format, counters, identity of the run, SHA-256 of each file
 
-No random state is in it: every random number follows from (seed, step) or (seed, epoch, position).
+A folder with that name is whole, however the process ended; nothing in it is pickled. Any number of
+ranks can read what any other number wrote. No random state is in it: every random number follows
+from (seed, step) or (seed, epoch, position).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
 
-from headct.atomic import replacing
 from headct.errors import CheckpointError, MismatchError
-from headct.model.bundle import load_strictly
-from headct.train.loop import StepRecord, TrainState
-from headct.train.runtime import Runtime
+from headct.train.loop import TrainState
 
-FORMAT = "headct-checkpoint-1"
+FORMAT = "headct-checkpoint-2"
+DESCRIPTION = "checkpoint.json"
 COUNTERS = ("step", "seen_scans", "skipped_steps", "skipped_in_a_row")
+SHOWN_KEYS = 20
 Identity = Mapping[str, str]
 """What must be the same for a run to go on, e.g. recipe and store: name -> hash."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and found whole."""
+    """A checkpoint that was found whole."""
 
-    tensors: dict[str, Tensor]
+    folder: Path
     counters: dict[str, int]
     identity: dict[str, str]
 
 
-def save_checkpoint(folder: Path, state: TrainState, identity: Identity, keep: int) -> Path:
-    """Write the state under its step and remove all but the last `keep` checkpoints."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in _flatten(state).items()}
-    metadata = {
-        "format": FORMAT,
-        "counters": json.dumps({name: getattr(state, name) for name in COUNTERS}),
-        "identity": json.dumps(dict(identity)),
-        "sha256": _digest(tensors),
-    }
-    path = folder / f"step-{state.step:08d}.safetensors"
-    with replacing(path) as aside:
-        save_file(tensors, aside, metadata)
-    for old in _newest_first(folder)[keep:]:
-        old.unlink()
-    return path
+def folder_name(step: int) -> str:
+    """Name of the checkpoint of a step; sorts by step."""
+    return f"step-{step:08d}"
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file.
+def newest_first(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, whole or not."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def read_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
+    """A checkpoint, checked file by file against what was written.
+
+    Args:
+        path: its folder.
+        verify: False leaves the files unread, where another rank has looked.
 
     Raises:
-        CheckpointError: truncated, altered, or of another format.
+        CheckpointError: truncated, altered, incomplete, or of another format.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        about = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise CheckpointError(f"{path.name} is not a {FORMAT}", remedy="start a new run")
+        files = about["files"].items() if verify else ()
+        altered = [name for name, sha256 in files if sha256_of(path / name) != sha256]
+        counters = {name: int(about["counters"][name]) for name in COUNTERS}
+        identity = {str(name): str(value) for name, value in about["identity"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path.name} is damaged", remedy="use an earlier one") from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path.name} is not a {FORMAT} file", remedy="start a new run")
-    if metadata["sha256"] != _digest(tensors):
-        raise CheckpointError(f"{path.name} was altered", remedy="use an earlier one")
-    return Checkpoint(tensors, json.loads(metadata["counters"]), json.loads(metadata["identity"]))
+    if altered:
+        raise CheckpointError(
+            f"{path.name} is damaged: {', '.join(altered)}", remedy="use an earlier one"
+        )
+    return Checkpoint(path, counters, identity)
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -85,7 +91,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     Raises:
         CheckpointError: there are checkpoints, and all are damaged.
     """
-    paths = _newest_first(folder)
+    paths = newest_first(folder)
     for path in paths:
         try:
             return read_checkpoint(path)
@@ -100,62 +106,32 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def restore(state: TrainState, checkpoint: Checkpoint, identity: Identity) -> None:
-    """Put a checkpoint into the state, strictly.
+    """Put a checkpoint into the state, strictly; every rank reads the parts that it holds.
 
     Raises:
         MismatchError: it belongs to another recipe or store.
         CheckpointError: it is of another architecture; the keys are listed.
     """
     _require_same(checkpoint.identity, identity)
-    parts = _split(checkpoint.tensors)
-    load_strictly(state.module, parts["module"], "the checkpoint")
-    _load_moments(state.optimizer, parts["optimizer"])
+    reader = HuggingFaceStorageReader(str(checkpoint.folder))
+    try:
+        saved: dict[str, Any] = reader.read_metadata().state_dict_metadata
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{checkpoint.folder.name} is damaged", remedy="use an earlier one"
+        ) from error
+    shapes = {name: entry.size for name, entry in saved.items()}
+    module = {f"module.{name}": t for name, t in state.module.state_dict().items()}
+    moments = _room_for_moments(state.optimizer, shapes)
+    _require_same_keys(shapes, {name: t.shape for name, t in (module | moments).items()})
+    load(module | moments, storage_reader=reader, no_dist=True)
+    _put_moments(state.optimizer, moments)
     for name in COUNTERS:
         setattr(state, name, checkpoint.counters[name])
 
 
-class Checkpointer:
-    """Hook: saves the state every so many steps, on the main rank.
-
-    Args:
-        folder: RUN/checkpoints.
-        identity: of the run.
-        every: steps between checkpoints.
-        keep: how many to keep.
-        runtime: only its main rank writes.
-    """
-
-    def __init__(
-        self, folder: Path, identity: Identity, every: int, keep: int, runtime: Runtime
-    ) -> None:
-        self.folder, self.identity, self.every, self.keep = folder, identity, every, keep
-        self.runtime = runtime
-        self.saved_step = -1
-
-    def __call__(self, state: TrainState, record: StepRecord) -> None:
-        """Save where the step is a multiple of `every`."""
-        if record.step % self.every == 0:
-            self.save(state)
-
-    def save(self, state: TrainState) -> None:
-        """Save now, unless this step is saved."""
-        if self.runtime.is_main and state.step != self.saved_step:
-            save_checkpoint(self.folder, state, self.identity, self.keep)
-        self.saved_step = state.step
-        self.runtime.barrier()
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove half-written files that a killed run left; only while no other run writes here."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink()
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.safetensors"), reverse=True)
-
-
-def _flatten(state: TrainState) -> dict[str, Tensor]:
+def named_tensors(state: TrainState) -> dict[str, Tensor]:
+    """Everything that a checkpoint holds, by name."""
     tensors = {f"module.{name}": t for name, t in state.module.state_dict().items()}
     for name, parameter in _named(state.optimizer):
         for key, value in state.optimizer.state.get(parameter, {}).items():
@@ -163,25 +139,44 @@ def _flatten(state: TrainState) -> dict[str, Tensor]:
     return tensors
 
 
-def _split(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
-    return parts
+def remove_leftovers(folder: Path) -> None:
+    """Remove half-written checkpoints of a killed run; only while no other run writes here."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path)
 
 
-def _load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+def sha256_of(path: Path) -> str:
+    """Of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _room_for_moments(
+    optimizer: torch.optim.Optimizer, shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
+    """Zeros for the moments that were saved, on the parameter's device and sharded as it is."""
+    room = {}
+    parameters = dict(_named(optimizer))
+    for entry, shape in shapes.items():
+        part, _, rest = entry.partition(".")
+        _, _, name = rest.partition(".")
+        if part == "optimizer" and name in parameters:
+            parameter = parameters[name].detach()
+            is_number = shape == torch.Size([])  # AdamW's count of steps
+            number = torch.zeros((), device=parameter.device)
+            room[entry] = number if is_number else torch.zeros_like(parameter)
+    return room
+
+
+def _put_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
     """`load_state_dict` would go by position; ours goes by name."""
-    moments: dict[str, dict[str, Tensor]] = {}
-    for entry, tensor in saved.items():
-        key, _, name = entry.partition(".")
-        moments.setdefault(name, {})[key] = tensor
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for entry, tensor in moments.items():
+        _, key, name = entry.split(".", 2)
+        by_name.setdefault(name, {})[key] = tensor
     for name, parameter in _named(optimizer):
-        if name in moments:
-            optimizer.state[parameter] = {
-                key: tensor.to(parameter.device) for key, tensor in moments[name].items()
-            }
+        if name in by_name:
+            optimizer.state[parameter] = by_name[name]
 
 
 def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -192,17 +187,26 @@ def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.nn.Par
 def _require_same(saved: Mapping[str, str], identity: Identity) -> None:
     differing = [name for name in identity if saved.get(name) != identity[name]]
     if differing:
+        pairs = [f"{name} {saved.get(name)}, now {identity[name]}" for name in differing]
         raise MismatchError(
-            f"the run in this folder was started with another {' and '.join(differing)}",
+            f"the run in this folder was started with another {' and '.join(differing)}"
+            f" ({'; '.join(pairs)})",
             remedy="give the same recipe and store, or another --out",
         )
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _require_same_keys(saved: Mapping[str, torch.Size], own: Mapping[str, torch.Size]) -> None:
+    faults = [f"missing {name}" for name in own.keys() - saved.keys()]
+    faults += [f"unexpected {name}" for name in saved.keys() - own.keys()]
+    faults += [
+        f"{name} is {list(saved[name])}, not {list(own[name])}"
+        for name in own.keys() & saved.keys()
+        if saved[name] != own[name]
+    ]
+    if faults:
+        more = [f"and {len(faults) - SHOWN_KEYS} more"] if len(faults) > SHOWN_KEYS else []
+        raise CheckpointError(
+            "the checkpoint belongs to another architecture:\n  "
+            + "\n  ".join(sorted(faults)[:SHOWN_KEYS] + more),
+            remedy="use the recipe that the run was started with",
+        )

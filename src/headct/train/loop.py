@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from headct.errors import TrainingError
 from headct.train.optim import Schedule, set_schedule
@@ -95,6 +96,8 @@ def fit(
     runtime: Runtime,
     *,
     after_step: Callable[[dict[str, float]], None] = lambda _: None,
+    after_skip: Callable[[], None] = lambda: None,
+    share_gradients: Callable[[bool], None] = lambda _: None,
     hooks: Sequence[Hook] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -103,13 +106,15 @@ def fit(
     Args:
         state: changed in place.
         batches: micro-batches from `state.step` on; `len` of one counts its scans.
-        losses: forward pass; wrap its module with `runtime.distribute` where ranks train together.
+        losses: forward pass, through what `train.distribute` gives where ranks train together.
         schedule: of the global step.
         config: length, clipping, accumulation.
         runtime: device, precision, ranks.
         after_step: called with the scheduled values after an applied step (teacher update).
+        after_skip: called after a step that was not applied.
+        share_gradients: told before each micro-batch whether ranks average gradients after it.
         hooks: metrics, checkpoints, panels.
-        stop: asked after every step; True ends the loop early, with the state whole.
+        stop: asked in every step; where any rank says True, all leave after that step.
 
     Raises:
         TrainingError: too many steps in a row had a loss or gradient that is not finite.
@@ -120,12 +125,15 @@ def fit(
         set_schedule(state.optimizer, now)
         runtime.seed_step(config.seed, state.step)
         used = [next(batches) for _ in range(config.accumulate)]
-        terms = _backward(state, used, losses, runtime)
-        norm = _clip(state.optimizer, config.clip_norm)
+        sums = _backward(state, used, losses, share_gradients, runtime)
+        clipped_from = _clip(state.optimizer, config.clip_norm)
+        terms, norm, stopping = _look(sums, clipped_from, stop(), runtime)
         applied = _all_finite(terms["loss"], norm)
         if applied:
             state.optimizer.step()
             after_step(now)
+        else:
+            after_skip()
         state.optimizer.zero_grad(set_to_none=True)
         n_scans = sum(len(batch) for batch in used) * runtime.world_size
         _count(state, n_scans, applied)
@@ -139,28 +147,46 @@ def fit(
                 remedy="lower optim.lr, or set precision=fp32; nonfinite.jsonl names the scans",
                 code="nonfinite-loss",
             )
-        if runtime.any(stop()):
+        if stopping:
             return
 
 
 def _backward(
-    state: TrainState, used: Sequence[Any], losses: Losses, runtime: Runtime
-) -> dict[str, float]:
+    state: TrainState,
+    used: Sequence[Any],
+    losses: Losses,
+    share_gradients: Callable[[bool], None],
+    runtime: Runtime,
+) -> dict[str, Tensor]:
     """Gradients of the mean loss over micro-batches; returns the mean of every term."""
     sums: dict[str, Tensor] = {}
-    for batch in used:
+    for number, batch in enumerate(used, 1):
+        share_gradients(number == len(used))
         with runtime.autocast():
             terms = losses(batch, state.step)
         (terms["loss"] / len(used)).backward()  # type: ignore[no-untyped-call]
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value.detach().float() / len(used)
-    means = runtime.mean(torch.stack(list(sums.values()))).tolist()
-    return dict(zip(sums, means, strict=True))
+    return sums
 
 
-def _clip(optimizer: torch.optim.Optimizer, clip_norm: float) -> float:
+def _clip(optimizer: torch.optim.Optimizer, clip_norm: float) -> Tensor:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return float(nn.utils.clip_grad_norm_(parameters, clip_norm))
+    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def _look(
+    sums: dict[str, Tensor], norm: Tensor, stop: bool, runtime: Runtime
+) -> tuple[dict[str, float], float, bool]:
+    """Terms as means over ranks, gradient norm, and whether any rank wants to stop.
+
+    The only place where a step waits for the device.
+    """
+    values = [*sums.values(), torch.tensor(float(stop))]
+    means = runtime.mean(torch.stack([v.to(norm.device, non_blocking=True) for v in values]))
+    *terms, stopping, size = torch.cat([means, norm.float()[None]]).tolist()
+    return dict(zip(sums, terms, strict=True)), size, stopping > 0
 
 
 def _all_finite(*values: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +25,27 @@ class PanelWriter:
 
     Args:
         folder: RUN/panels.
-        objective: what is trained; without a decoder there is nothing to draw.
+        objective: gives what is trained, on the rank that draws; every rank asks for it.
         views: a few scans.
         every: steps between pictures; 0 makes none.
     """
 
     def __init__(
-        self, folder: Path, objective: JointObjective, views: ViewBatch, every: int
+        self,
+        folder: Path,
+        objective: Callable[[], JointObjective | None],
+        views: ViewBatch,
+        every: int,
     ) -> None:
         self.folder, self.objective, self.views, self.every = folder, objective, views, every
 
     def __call__(self, _: TrainState, record: StepRecord) -> None:
-        """Draw where it is time."""
-        if self.every and record.step % self.every == 0 and self.objective.decoder is not None:
-            volumes = reconstruct(self.objective, self.views)
+        """Draw where it is time; without a decoder there is nothing to draw."""
+        if self.every == 0 or record.step % self.every:
+            return
+        objective = self.objective()
+        if objective is not None and objective.decoder is not None:
+            volumes = reconstruct(objective, self.views)
             write_panel(self.folder / f"step-{record.step:08d}.png", volumes)
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from headct import __version__
+from headct.errors import CheckpointError
 from headct.model.bundle import save_bundle
 from headct.model.tokens import select_head_tokens
 from headct.objective.guards import alarms
@@ -31,7 +32,15 @@ from headct.objective.joint import JointObjective
 from headct.progress import tracking
 from headct.run import append_jsonl, git_commit, write_run_record
 from headct.store.store import Store, open_store
-from headct.train.checkpoint import Checkpointer, latest_checkpoint, remove_leftovers, restore
+from headct.train.checkpoint import (
+    Checkpoint,
+    folder_name,
+    latest_checkpoint,
+    read_checkpoint,
+    remove_leftovers,
+    restore,
+)
+from headct.train.distribute import prepare, share_gradients, whole
 from headct.train.hooks import MetricsWriter, NonFiniteWriter, show_progress, trim_steps
 from headct.train.loop import Hook, LoopConfig, TrainState, fit
 from headct.train.optim import make_optimizer
@@ -45,11 +54,14 @@ from headct.train.preflight import (
 )
 from headct.train.recipe import PretrainRecipe
 from headct.train.runtime import Runtime, StopRequest, start_runtime
+from headct.train.saving import Checkpointer
 from headct.train.trackers import Sink, open_trackers, require_trackers
 from headct.views.batch import ViewBatch, ViewMaker
 from headct.views.loader import ScanBatch, ScanLoader
 
 PANEL_SCANS = 4
+NONE, DAMAGED = -1, -2
+"""Said instead of a step by the rank that looks for checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +106,15 @@ def pretrain(
         UsageError: the recipe contradicts itself or the grid of the store.
         MismatchError: RUN holds a run of another recipe or store; the grid is another one.
         CheckpointError: another process trains into RUN, or its checkpoint is of another model.
-        TrainingError: too many unreadable scans or steps that are not finite.
+        TrainingError: too many unreadable scans or steps that are not finite, or a rank is lost.
     """
     folder = Path(out)
     store = open_store(store_path)
     with ExitStack() as stack:
-        runtime = stack.enter_context(start_runtime(recipe.precision, threads))
+        compute = recipe.compute
+        runtime = stack.enter_context(
+            start_runtime(recipe.precision, threads, compute.rank_timeout_s)
+        )
         run = PretrainRun(recipe, store, folder, runtime)
         require_same_recipe(folder, recipe)
         runtime.barrier()  # all have looked at RUN before the main rank writes there
@@ -125,13 +140,19 @@ class PretrainRun:
             world_size=runtime.world_size,
             accumulate=recipe.accumulate,
             max_unreadable_fraction=recipe.max_unreadable_fraction,
+            readers=recipe.compute.readers,
         )
         self.maker = view_maker(recipe, store)
         self.trackers = require_trackers(recipe.record.trackers) if runtime.is_main else []
         torch.manual_seed(recipe.seed)
-        self.objective = JointObjective(recipe.objective, recipe.encoder).to(runtime.device)
+        self.objective = self._make_objective()
+        self.forward = prepare(self.objective, recipe.compute, runtime)
         self.state = TrainState(self.objective, make_optimizer(self.objective, recipe.optim))
-        self.identity = {"recipe": recipe.hash, "store": store_hash(store)}
+        self.identity = {
+            "preprocessing": store.preprocessing.hash,
+            "recipe": recipe.hash,
+            "store": store_hash(store),
+        }
         self.checkpoints = Checkpointer(
             folder / "checkpoints",
             self.identity,
@@ -142,15 +163,16 @@ class PretrainRun:
 
     def go(self, stop: StopRequest) -> Outcome:
         """Restore, train, save, and write the bundle at the end."""
-        saved = latest_checkpoint(self.checkpoints.folder)
+        saved = self._latest()
         if saved is not None:
             restore(self.state, saved, self.identity)
         self.checkpoints.saved_step = self.state.step if saved else -1
         if (self.folder / "bundle" / "bundle.json").is_file() and self._is_done:
             return self._outcome("was-finished")
         self._note_start(resumed=saved is not None)
-        self._train(stop)
-        self.checkpoints.save(self.state)
+        with self.checkpoints:
+            self._train(stop)
+            self.checkpoints.save(self.state)
         if not self._is_done:
             self._note("stopped")
             return self._outcome("stopped")
@@ -158,23 +180,48 @@ class PretrainRun:
         self._note("finished")
         return self._outcome("finished")
 
+    def _make_objective(self) -> JointObjective:
+        objective = JointObjective(self.recipe.objective, self.recipe.encoder)
+        return objective.to(self.runtime.device)
+
+    def _whole_objective(self) -> JointObjective | None:
+        """With all weights, on the main rank; all ranks must ask together."""
+        full = whole(self.objective, self._make_objective, self.runtime)
+        assert full is None or isinstance(full, JointObjective)
+        return full
+
+    def _latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint; the main rank looks at all, so that every rank has one."""
+        folder, step = self.checkpoints.folder, NONE
+        if self.runtime.is_main:
+            try:
+                found = latest_checkpoint(folder)
+            except CheckpointError:
+                self.runtime.from_main(DAMAGED)
+                raise
+            step = NONE if found is None else found.counters["step"]
+        step = self.runtime.from_main(step)
+        if step == DAMAGED:
+            raise CheckpointError("no checkpoint is whole", remedy="see the message of rank 0")
+        if step == NONE:
+            return None
+        return read_checkpoint(folder / folder_name(step), verify=False)
+
     def _train(self, stop: StopRequest) -> None:
         recipe, state = self.recipe, self.state
         left = (recipe.steps - state.step) * recipe.batch
         with ExitStack() as stack:
-            hooks: list[Hook] = [self._nonfinite_writer()]
+            hooks: list[Hook] = [self._nonfinite_writer(), self._panel_writer()]
             if self.runtime.is_main:
                 tracker = stack.enter_context(tracking(f"pretrain {recipe.name}", left))
                 sinks = stack.enter_context(open_trackers(self.trackers, self.folder, self.recipe))
-                hooks += [self._metrics_writer(sinks), self._panel_writer()]
-                hooks += [show_progress(tracker)]
+                hooks += [self._metrics_writer(sinks), show_progress(tracker)]
             scans = stack.enter_context(self.loader.reading(state.step, recipe.steps))
-            forward = self.runtime.distribute(self.objective)
             self.objective.train()
             fit(
                 state,
                 self._batches(scans),
-                lambda batch, step: forward(batch.views, step / recipe.steps),
+                lambda batch, step: self.forward(batch.views, step / recipe.steps),
                 recipe.optim.schedule(recipe.steps),
                 LoopConfig(
                     recipe.steps,
@@ -185,6 +232,8 @@ class PretrainRun:
                 ),
                 self.runtime,
                 after_step=lambda now: self.objective.after_step(now["momentum"]),
+                after_skip=self.objective.after_skip,
+                share_gradients=lambda share: share_gradients(self.forward, share),
                 hooks=[*hooks, self.checkpoints],
                 stop=stop,
             )
@@ -214,12 +263,13 @@ class PretrainRun:
         hu = torch.from_numpy(batch.hu[:PANEL_SCANS]).to(self.runtime.device)
         views = self.maker.make(hu, batch.places[:PANEL_SCANS], step=0, with_locals=False)
         every = self.recipe.record.panel_every
-        return PanelWriter(self.folder / "panels", self.objective, views, every)
+        return PanelWriter(self.folder / "panels", self._whole_objective, views, every)
 
     def _write_bundle(self) -> None:
-        if self.runtime.is_main:
+        objective = self._whole_objective()
+        if objective is not None:
             wants_student = self.recipe.bundle_weights == "student"
-            encoder = self.objective.student if wants_student else self.objective.bundle_encoder()
+            encoder = objective.student if wants_student else objective.bundle_encoder()
             save_bundle(
                 self.folder / "bundle", encoder, self.store.preprocessing, self._provenance()
             )

@@ -11,9 +11,13 @@ from pydantic import Field, field_validator, model_validator
 from headct.config import Config
 from headct.model.architecture import ENCODERS, EncoderConfig
 from headct.objective.joint import JointConfig
+from headct.train.distribute import ComputeConfig
 from headct.train.optim import OptimConfig
 from headct.train.runtime import Precision
 from headct.views.batch import ViewsConfig
+
+NOT_LEARNED = {"name", "record", "compute"}
+"""Keys that may change while a run goes on."""
 
 
 class RecordConfig(Config):
@@ -60,6 +64,7 @@ class PretrainRecipe(Config):
     objective: JointConfig = JointConfig()
     optim: OptimConfig = OptimConfig()
     record: RecordConfig = RecordConfig()
+    compute: ComputeConfig = ComputeConfig()
 
     @field_validator("encoder", mode="before")
     @classmethod
@@ -92,7 +97,7 @@ class PretrainRecipe(Config):
     @property
     def hash(self) -> str:
         """16 hex digits over all that decides what is learned."""
-        values = self.model_dump(mode="json", exclude={"record", "name"})
+        values = self.model_dump(mode="json", exclude=NOT_LEARNED)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def settings(self) -> dict[str, Any]:
@@ -101,8 +106,8 @@ class PretrainRecipe(Config):
 
     def differences(self, other: PretrainRecipe) -> list[str]:
         """Keys, as in --set, in which another recipe would learn something else."""
-        mine = dict(_flat(self.model_dump(mode="json", exclude={"record", "name"})))
-        theirs = dict(_flat(other.model_dump(mode="json", exclude={"record", "name"})))
+        mine = dict(_flat(self.model_dump(mode="json", exclude=NOT_LEARNED)))
+        theirs = dict(_flat(other.model_dump(mode="json", exclude=NOT_LEARNED)))
         return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
 
 

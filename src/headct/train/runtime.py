@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import FrameType
 from typing import Literal
@@ -14,10 +14,9 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from headct.errors import UsageError
+from headct.errors import TrainingError, UsageError
 from headct.views.draws import generator
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -34,12 +33,14 @@ class Runtime:
         dtype: of the matrix products; parameters, losses and norms stay float32.
         rank: 0 .. world_size - 1; rank 0 writes.
         world_size: processes that train together.
+        saving: the ranks once more, for checkpoints that are written while they train.
     """
 
     device: torch.device
     dtype: torch.dtype
     rank: int = 0
     world_size: int = 1
+    saving: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -59,13 +60,6 @@ class Runtime:
         state = generator(seed, "step", step, self.rank).integers(2**63, dtype=np.int64)
         torch.manual_seed(int(state))
 
-    def distribute(self, module: nn.Module) -> nn.Module:
-        """The module, with gradients averaged over ranks where there are several."""
-        if self.world_size == 1:
-            return module
-        # the set of used parameters changes when a staged term sets in
-        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
-
     def mean(self, values: Tensor) -> Tensor:
         """Mean over ranks."""
         if self.world_size > 1:
@@ -73,11 +67,13 @@ class Runtime:
             values /= self.world_size
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
+    def from_main(self, number: int) -> int:
+        """The main rank's number, on every rank."""
         if self.world_size == 1:
-            return flag
-        return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+            return number
+        shared = torch.tensor(number, device=self.device)
+        dist.broadcast(shared, 0)
+        return int(shared)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -86,34 +82,68 @@ class Runtime:
 
 
 @contextmanager
-def start_runtime(precision: Precision = "auto", threads: int | None = None) -> Iterator[Runtime]:
-    """Take the device and join the other ranks where torchrun started several.
+def start_runtime(
+    precision: Precision = "auto",
+    threads: int | None = None,
+    rank_timeout_s: float = RANK_TIMEOUT_S,
+) -> Iterator[Runtime]:
+    """Take the device and join the other ranks where torchrun or Slurm started several.
 
     Args:
         precision: auto is bf16 where the hardware multiplies it, else fp32.
         threads: CPU threads of this process; None leaves torch's choice.
+        rank_timeout_s: after so long without an answer a rank counts as dead.
 
     Raises:
-        UsageError: bf16 asked for on a GPU without it.
+        UsageError: bf16 asked for on a GPU without it, or more ranks on a machine than GPUs.
+        TrainingError: another rank died or does not answer.
     """
     if threads:
         torch.set_num_threads(threads)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
+    device = _take_device(int(os.environ.get("LOCAL_RANK", "0")))
     runtime = Runtime(device, choose_dtype(precision, device), rank, world_size)
     if world_size == 1:
         yield runtime
         return
-    timeout = timedelta(seconds=RANK_TIMEOUT_S)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    timeout = timedelta(seconds=rank_timeout_s)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        yield runtime
+        dist.init_process_group(backend, timeout=timeout)
+        yield replace(runtime, saving=dist.new_group(backend="gloo", timeout=timeout))
+    except RuntimeError as error:
+        if not _is_of_another_rank(error):
+            raise
+        raise TrainingError(
+            f"rank {rank} of {world_size} stops: another rank died or has not answered for"
+            f" {rank_timeout_s:.0f} s",
+            remedy="its own message, or the table of torchrun, has the cause; the same command"
+            " goes on from the last checkpoint (torchrun --max-restarts 3 does so by itself)",
+            code="rank-lost",
+        ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _take_device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UsageError(
+            f"there is no GPU {local_rank} for this rank",
+            remedy=f"start {torch.cuda.device_count()} ranks on this machine",
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _is_of_another_rank(error: RuntimeError) -> bool:
+    """Whether torch says that a peer is gone; gloo's errors have no type of their own."""
+    words = ("gloo", "connection", "timed out", "timeout", "peer")
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""From a store to batches: a data order that is a pure function, and reading ahead in a thread."""
+"""From a store to batches: a data order that is a pure function, and reading ahead in threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headct.errors import StoreError, TrainingError
 from headct.views.draws import generator
 
 READ_AHEAD = 2
-"""Batches that are read while one is being trained on."""
+"""Batches that are read or waiting for each reader, while one is being trained on."""
 ALWAYS_TOLERATED = 3
 """Unreadable scans that never stop a run, however small the store."""
 
@@ -89,6 +89,7 @@ class ScanLoader:
         world_size: processes; each takes its share of the global batch.
         accumulate: micro-batches per step.
         max_unreadable_fraction: share of the store's scans above which the run stops.
+        readers: threads, each with a batch of its own; decoding and hashing leave the GIL alone.
 
     Raises:
         StoreError: the store is empty.
@@ -104,11 +105,12 @@ class ScanLoader:
         world_size: int = 1,
         accumulate: int = 1,
         max_unreadable_fraction: float = 0.01,
+        readers: int = 1,
     ) -> None:
         if len(source) == 0:
             raise StoreError("the store holds no scans", remedy="ingest some first", code="empty")
         self.source, self.batch, self.rank, self.world_size = source, batch, rank, world_size
-        self.accumulate = accumulate
+        self.accumulate, self.readers = accumulate, readers
         self.order = DataOrder(len(source), seed)
         self.max_unreadable = max(ALWAYS_TOLERATED, max_unreadable_fraction * len(source))
         self.unreadable: set[int] = set()
@@ -153,19 +155,19 @@ class ScanLoader:
             for step in range(first_step, last_step)
             for micro in range(self.accumulate)
         )
-        thread = ThreadPoolExecutor(1, "read-scans")
+        threads = ThreadPoolExecutor(self.readers, "read-scans")
         try:
-            yield self._ahead(thread, wanted)
+            yield self._ahead(threads, wanted)
         finally:
-            thread.shutdown(cancel_futures=True)
+            threads.shutdown(cancel_futures=True)
 
     def _ahead(
-        self, thread: ThreadPoolExecutor, wanted: Iterator[tuple[int, int]]
+        self, threads: ThreadPoolExecutor, wanted: Iterator[tuple[int, int]]
     ) -> Iterator[ScanBatch]:
         pending: deque[Future[ScanBatch]] = deque()
         for step, micro in wanted:
-            pending.append(thread.submit(self.read, step, micro))
-            if len(pending) > READ_AHEAD:
+            pending.append(threads.submit(self.read, step, micro))
+            if len(pending) > READ_AHEAD * self.readers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
