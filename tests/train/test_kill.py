@@ -1,11 +1,8 @@
 """The real command, killed: what it goes on to is bitwise the run that was never stopped."""
 
-import os
 import random
-import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -74,40 +71,3 @@ def test_killed_and_then_asked_to_stop(case, tmp_path):
     assert f"{STEPS} steps" in done.stdout
     assert_same_run(whole, run)
     assert not list((run / "checkpoints").glob(".*"))
-
-
-def test_two_ranks_see_the_same_scans_and_resume_bitwise(case, tmp_path):
-    store, toml, _ = case
-
-    def torchrun(out, *more):
-        ranks = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-        ]
-        headct = [*ranks, "--no-python", *command(toml, "--store", store, "--out", out)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        done = subprocess.run(
-            [*headct, *more], capture_output=True, text=True, env=environment, timeout=200
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-
-    short = ("--set", "steps=6", "--set", "record.checkpoint_every=3")
-    torchrun(tmp_path / "one", *short)
-    rows = list(read_jsonl(tmp_path / "one" / "metrics.jsonl"))
-    assert [row["step"] for row in rows] == list(range(1, 7))
-    assert rows[-1]["seen_scans"] == 24
-    (event, _) = read_jsonl(tmp_path / "one" / "events.jsonl")
-    assert event["world_size"] == 2
-    shutil.rmtree(tmp_path / "one" / "checkpoints" / "step-00000006")
-    (tmp_path / "one" / "bundle").rename(tmp_path / "gone")
-    before = load_file(tmp_path / "gone" / "encoder.safetensors")
-    torchrun(tmp_path / "one", *short)
-    after = load_file(tmp_path / "one" / "bundle" / "encoder.safetensors")
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    assert rows == [
-        row | {"scans_per_s": old["scans_per_s"]}
-        for row, old in zip(read_jsonl(tmp_path / "one" / "metrics.jsonl"), rows, strict=True)
-    ]

@@ -7,7 +7,7 @@ from headct.config import builtin_names, load_recipe, to_toml
 from headct.errors import UsageError
 from headct.model.architecture import ENCODERS
 from headct.objective.joint import JointObjective
-from headct.train.pretrain import view_maker
+from headct.train.feed import view_maker
 from headct.train.recipe import PretrainRecipe
 from headct.volume.preprocessing import PRESETS, Preprocessing
 

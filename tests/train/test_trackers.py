@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
+import time
 import warnings
 
 import pytest
@@ -75,6 +76,14 @@ def test_mlflow_has_one_run_with_its_settings_also_after_a_stop(tmp_path, monkey
     assert getpass.getuser() not in str(run.data.tags)
 
 
+def written(file):
+    """Its content, when W&B's own process has closed it."""
+    deadline = time.monotonic() + 60
+    while b"mae_loss" not in (data := file.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return data
+
+
 def test_wandb_without_a_network_writes_one_run_folder(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -84,7 +93,7 @@ def test_wandb_without_a_network_writes_one_run_folder(tmp_path, monkeypatch):
         for row in ROWS:
             sink(row)
     (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    data = file.read_bytes()
+    data = written(file)
     assert b"mae_loss" in data
     assert b"n_global" in data, "the recipe"
     assert socket.gethostname().encode() not in data

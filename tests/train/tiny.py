@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,26 @@ def command(*arguments: str | Path) -> list[str]:
     """The installed `headct pretrain`, with one thread."""
     headct = str(Path(sys.executable).with_name("headct"))
     return [headct, "pretrain", *map(str, arguments), "--threads", "1"]
+
+
+def torchrun(*arguments: str | Path, ranks: int = 2, restarts: int = 0) -> list[str]:
+    """The same on several ranks of this machine."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+    start += [f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
+    return [*start, *command(*arguments)]
+
+
+RANKS_ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def run_ranks(*arguments: str | Path, **options: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        torchrun(*arguments, **options),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=RANKS_ENVIRONMENT,
+    )
 
 
 def headct_pretrain(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -13,24 +13,21 @@ RUN/bundle/           the encoder for use; there when the run is finished
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from headct import __version__
 from headct.errors import CheckpointError
 from headct.model.bundle import save_bundle
-from headct.model.tokens import select_head_tokens
 from headct.objective.guards import alarms
 from headct.objective.joint import JointObjective
 from headct.progress import tracking
-from headct.run import append_jsonl, git_commit, write_run_record
+from headct.run import git_commit, write_run_record
 from headct.store.store import Store, open_store
 from headct.train.checkpoint import (
     Checkpoint,
@@ -41,6 +38,8 @@ from headct.train.checkpoint import (
     restore,
 )
 from headct.train.distribute import prepare, share_gradients, whole
+from headct.train.events import Events
+from headct.train.feed import Feed, PretrainBatch, view_maker
 from headct.train.hooks import MetricsWriter, NonFiniteWriter, show_progress, trim_steps
 from headct.train.loop import Hook, LoopConfig, TrainState, fit
 from headct.train.optim import make_optimizer
@@ -56,8 +55,7 @@ from headct.train.recipe import PretrainRecipe
 from headct.train.runtime import Runtime, StopRequest, start_runtime
 from headct.train.saving import Checkpointer
 from headct.train.trackers import Sink, open_trackers, require_trackers
-from headct.views.batch import ViewBatch, ViewMaker
-from headct.views.loader import ScanBatch, ScanLoader
+from headct.views.loader import ScanLoader
 
 PANEL_SCANS = 4
 NONE, DAMAGED = -1, -2
@@ -77,17 +75,6 @@ class Outcome:
     status: Literal["finished", "was-finished", "stopped"]
     step: int
     seen_scans: int
-
-
-@dataclass(frozen=True, eq=False)
-class PretrainBatch:
-    """A micro-batch: which scans, and their views on the device."""
-
-    scans: ScanBatch
-    views: ViewBatch
-
-    def __len__(self) -> int:
-        return len(self.scans.rows)
 
 
 def pretrain(
@@ -142,7 +129,8 @@ class PretrainRun:
             max_unreadable_fraction=recipe.max_unreadable_fraction,
             readers=recipe.compute.readers,
         )
-        self.maker = view_maker(recipe, store)
+        self.feed = Feed(self.loader, view_maker(recipe, store), recipe, runtime.device)
+        self.events = Events(folder, runtime)
         self.trackers = require_trackers(recipe.record.trackers) if runtime.is_main else []
         torch.manual_seed(recipe.seed)
         self.objective = self._make_objective()
@@ -216,11 +204,11 @@ class PretrainRun:
                 tracker = stack.enter_context(tracking(f"pretrain {recipe.name}", left))
                 sinks = stack.enter_context(open_trackers(self.trackers, self.folder, self.recipe))
                 hooks += [self._metrics_writer(sinks), show_progress(tracker)]
-            scans = stack.enter_context(self.loader.reading(state.step, recipe.steps))
+            batches = stack.enter_context(self.feed.batches(state.step))
             self.objective.train()
             fit(
                 state,
-                self._batches(scans),
+                batches,
                 lambda batch, step: self.forward(batch.views, step / recipe.steps),
                 recipe.optim.schedule(recipe.steps),
                 LoopConfig(
@@ -238,15 +226,6 @@ class PretrainRun:
                 stop=stop,
             )
 
-    def _batches(self, scans: Iterator[ScanBatch]) -> Iterator[PretrainBatch]:
-        """Views of the scans as they come, made on the device."""
-        for number, batch in enumerate(scans, self.state.step * self.recipe.accumulate):
-            step = number // self.recipe.accumulate
-            hu = torch.from_numpy(batch.hu).to(self.runtime.device)
-            with_locals = self.recipe.objective.cls.weight_at(step / self.recipe.steps) > 0
-            views = self.maker.make(hu, batch.places, step, with_locals=with_locals)
-            yield PretrainBatch(batch, views)
-
     def _metrics_writer(self, sinks: Sequence[Sink]) -> MetricsWriter:
         path = self.folder / "metrics.jsonl"
         return MetricsWriter(path, self.recipe.record.metrics_every, alarms, sinks)
@@ -259,9 +238,7 @@ class PretrainRun:
 
     def _panel_writer(self) -> PanelWriter:
         """Draws the first scans of the data order that can be read."""
-        batch = self.loader.read(0)
-        hu = torch.from_numpy(batch.hu[:PANEL_SCANS]).to(self.runtime.device)
-        views = self.maker.make(hu, batch.places[:PANEL_SCANS], step=0, with_locals=False)
+        views = self.feed.first_views(PANEL_SCANS)
         every = self.recipe.record.panel_every
         return PanelWriter(self.folder / "panels", self._whole_objective, views, every)
 
@@ -302,22 +279,11 @@ class PretrainRun:
             write_run_record(self.folder, self.recipe, seed=self.recipe.seed, verb="pretrain")
         for name in ("metrics.jsonl", "nonfinite.jsonl"):
             trim_steps(self.folder / name, self.state.step)
+        self.events.tell_other_world_size()
         self._note("resumed" if resumed else "started")
 
     def _note(self, event: str) -> None:
-        if self.runtime.is_main:
-            row = {
-                "event": event,
-                "step": self.state.step,
-                "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                "headct": __version__,
-                "device": self.runtime.device.type,
-                "precision": str(self.runtime.dtype).removeprefix("torch."),
-                "world_size": self.runtime.world_size,
-                "threads": torch.get_num_threads(),
-                "unreadable_scans": len(self.loader.unreadable),
-            }
-            append_jsonl(self.folder / "events.jsonl", [row], durable=True)
+        self.events.note(event, self.state.step, {"unreadable_scans": len(self.loader.unreadable)})
 
     @property
     def _is_done(self) -> bool:
@@ -325,14 +291,3 @@ class PretrainRun:
 
     def _outcome(self, status: Literal["finished", "was-finished", "stopped"]) -> Outcome:
         return Outcome(status, self.state.step, self.state.seen_scans)
-
-
-def view_maker(recipe: PretrainRecipe, store: Store) -> ViewMaker:
-    """The views of a recipe on the grid of a store."""
-    encoder = recipe.encoder
-    patch = encoder.patch_voxels_zyx
-
-    def select(hu: Tensor) -> Tensor:
-        return select_head_tokens(hu, encoder.n_tokens, patch)
-
-    return ViewMaker(recipe.views, store.preprocessing, patch, select, recipe.seed)
