@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import pickle
 import warnings
@@ -18,6 +19,8 @@ from headct.errors import CheckpointError
 
 NESTS = ("state_dict", "model_state_dict", "model", "teacher", "student", "network", "encoder")
 """Keys under which training code keeps the weights, in the order of preference."""
+TORCH_STARTS = (b"PK", b"\x80")
+"""First bytes of a torch file: a zip archive, or a pickle of torch before 1.6."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -25,7 +28,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: the file; of a torch file the tensors themselves, or a mapping with them under one of
-            NESTS.
+            NESTS, beside numbers, text and settings (`argparse.Namespace`).
 
     Raises:
         CheckpointError: no such file, damaged, without tensors, or one that would run code.
@@ -35,12 +38,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
+        with path.open("rb") as handle:
+            if not handle.read(2).startswith(TORCH_STARTS):
+                raise ValueError("no torch file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other pickle protocols; what is refused is said
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # plain settings
+                found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            "the weight file holds more than tensors, and opening it could run code",
+            "the weight file holds more than data, and opening it could run code",
             remedy="ask its authors for safetensors, or save only its state_dict",
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -68,7 +75,8 @@ def strip_prefix(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dict
     """The weights under the one prefix that holds the most of the names wanted, without it.
 
     Wrappers and larger models put their own words before a name (`module.`, `backbone.`,
-    `encode_image.`); what lies beside that prefix belongs to other parts and is left out.
+    `encode_image.`); what lies beside that prefix belongs to other parts and is left out. Of a
+    student and a teacher in one file the teacher is taken.
 
     Args:
         weights: by name.
@@ -84,7 +92,7 @@ def strip_prefix(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dict
                 counts[prefix] = counts.get(prefix, 0) + 1
     if not counts:
         return dict(weights)
-    best = max(counts, key=lambda prefix: (counts[prefix], -len(prefix)))
+    best = max(counts, key=lambda p: (counts[p], "teacher" in p, -len(p)))
     return {k.removeprefix(best): v for k, v in weights.items() if k.startswith(best)}
 
 

@@ -1,0 +1,272 @@
+"""FM-CT's weights here say what they say in a module written after the layout alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from headct.cli.app import app
+from headct.errors import CheckpointError, MismatchError, UsageError
+from headct.model.bundle import load_bundle
+from headct.model.fmct import import_fmct, to_encoder
+from headct.volume.preprocessing import PRESETS
+
+HEADS, DEPTH, WIDTH, EDGE, PATCH = 3, 2, 192, 2, 4
+SHAPE = (EDGE * PATCH,) * 3
+
+
+class TheirAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, width = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).reshape(b, n, width))
+
+
+class TheirMlp(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, 4 * width)
+        self.linear2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(F.gelu(self.linear1(x), approximate="none"))
+
+
+class TheirBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.att_norm = nn.LayerNorm(width, eps=1e-5)
+        self.attn = TheirAttention(width, heads)
+        self.ffn_norm = nn.LayerNorm(width, eps=1e-5)
+        self.mlp = TheirMlp(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.att_norm(x))
+        return x + self.mlp(self.ffn_norm(x))
+
+
+class TheirPatchEmbedding(nn.Module):
+    def __init__(self, width: int, edge: int, patch: int) -> None:
+        super().__init__()
+        self.patch_embeddings = nn.Conv3d(3, width, patch, patch)
+        self.position_embeddings = nn.Parameter(0.5 * torch.randn(1, edge**3, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.patch_embeddings(x).flatten(2).transpose(1, 2) + self.position_embeddings
+
+
+class TheirViT(nn.Module):
+    """[b c x y z] -> CLS [b d]; the sequence is CLS, registers, patches."""
+
+    def __init__(
+        self,
+        n_registers: int,
+        width: int = WIDTH,
+        depth: int = DEPTH,
+        heads: int = HEADS,
+        edge: int = EDGE,
+        patch: int = PATCH,
+    ) -> None:
+        super().__init__()
+        self.patch_embedding = TheirPatchEmbedding(width, edge, patch)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, width))
+        self.n_registers = n_registers
+        if n_registers:
+            self.register_tokens = nn.Parameter(torch.randn(1, n_registers, width))
+        self.blocks = nn.ModuleList(TheirBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        for parameter in self.parameters():
+            if parameter.ndim == 1:
+                nn.init.normal_(parameter, 0.2, 0.3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        prefix = [self.cls_token, *([self.register_tokens] if self.n_registers else [])]
+        rows = [token.expand(len(x), -1, -1) for token in prefix]
+        x = torch.cat([*rows, self.patch_embedding(x)], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return x[:, 0], x[:, 1 + self.n_registers :]
+
+
+def theirs(n_registers: int = 4, **sizes: int) -> TheirViT:
+    torch.manual_seed(n_registers)
+    return TheirViT(n_registers, **sizes).eval()
+
+
+def channels(n: int = 2, shape: tuple[int, ...] = SHAPE) -> Tensor:
+    """[b c z y x] in 0..1, no two axes alike."""
+    return torch.rand(n, 3, *shape, generator=torch.Generator().manual_seed(7))
+
+
+def imported(tmp_path: Path, stored: Any, **options: Any):
+    torch.save(stored, tmp_path / "weights.pt")
+    import_fmct(tmp_path / "weights.pt", tmp_path / "bundle", **options)
+    return load_bundle(tmp_path / "bundle")
+
+
+def under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: weight for name, weight in weights.items()}
+
+
+def assert_says_the_same(tokens, module: TheirViT, x: Tensor) -> None:
+    with torch.no_grad():
+        cls, patches = module(x.permute(0, 1, 4, 3, 2))
+    assert (tokens.cls - cls).norm() <= 1e-4 * cls.norm()
+    edge = round(patches.shape[1] ** (1 / 3))
+    in_order = patches.view(len(x), edge, edge, edge, -1).permute(0, 3, 2, 1, 4).flatten(1, 3)
+    assert (tokens.patches - in_order).norm() <= 1e-4 * in_order.norm()
+
+
+@pytest.mark.parametrize("n_registers", [0, 4])
+def test_tokens_are_those_of_the_original(tmp_path, n_registers):
+    module = theirs(n_registers)
+    bundle = imported(tmp_path, module.state_dict())
+    assert bundle.encoder.config.n_registers == n_registers
+    assert_says_the_same(bundle.encode_channels(channels()), module, channels())
+
+
+@pytest.mark.parametrize("n_registers", [0, 4])
+def test_at_the_published_size(tmp_path, n_registers):
+    module = theirs(n_registers, width=768, depth=12, heads=12, edge=8, patch=12)
+    bundle = imported(tmp_path, {"state_dict": under("module.", module.state_dict())})
+    assert bundle.preprocessing == PRESETS["fmct"]
+    x = channels(1, (96, 96, 96))
+    assert_says_the_same(bundle.encode_channels(x), module, x)
+
+
+def test_order_of_axes_matters(tmp_path):
+    """With axes mixed up the tests above would see 20 times what they allow."""
+    module = theirs()
+    bundle = imported(tmp_path, module.state_dict())
+    with torch.no_grad():
+        wrong, _ = module(channels())
+    assert (bundle.encode_channels(channels()).cls - wrong).norm() > 20 * 1e-4 * wrong.norm()
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda w: {"state_dict": w},
+        lambda w: {"state_dict": under("module.", w), "epoch": 3},
+        lambda w: {"state_dict": under("backbone.", w)},
+        lambda w: {"state_dict": under("module.backbone.", w)},
+        lambda w: under("backbone.module.", w) | {"head.mlp.0.weight": torch.ones(4, 4)},
+        lambda w: {
+            "student": under("module.backbone.", {k: torch.zeros_like(v) for k, v in w.items()}),
+            "teacher": under("backbone.", w) | {"head.last_layer.weight": torch.ones(9, 4)},
+            "args": argparse.Namespace(lr=1e-3, arch="vit"),
+        },
+        lambda w: under("student.", {k: v + 1 for k, v in w.items()}) | under("teacher.", w),
+        lambda w: w | {"decoder_pred.weight": torch.ones(4, 4), "mask_token": torch.ones(1, 1, 4)},
+        lambda w: {"model": {k: v.half() for k, v in w.items()}},
+    ],
+    ids=[
+        "state_dict",
+        "module",
+        "backbone",
+        "module.backbone",
+        "beside a head",
+        "teacher before student",
+        "both in one",
+        "beside a decoder",
+        "half precision",
+    ],
+)
+def test_wrappers_come_off(tmp_path, wrapped):
+    module = theirs()
+    bundle = imported(tmp_path, wrapped(module.state_dict()))
+    with torch.no_grad():
+        cls, _ = module(channels().permute(0, 1, 4, 3, 2))
+    tolerance = 1e-2 if wrapped(module.state_dict()).get("model") else 1e-4
+    assert (bundle.encode_channels(channels()).cls - cls).norm() <= tolerance * cls.norm()
+
+
+def test_safetensors_and_attention_without_bias(tmp_path):
+    module = theirs()
+    for block in module.blocks:
+        nn.init.zeros_(block.attn.qkv.bias)
+    weights = {k: v for k, v in module.state_dict().items() if not k.endswith("qkv.bias")}
+    save_file(weights, tmp_path / "weights.safetensors")
+    import_fmct(tmp_path / "weights.safetensors", tmp_path / "bundle")
+    tokens = load_bundle(tmp_path / "bundle").encode_channels(channels())
+    assert_says_the_same(tokens, module, channels())
+
+
+def test_other_heads_can_be_given(tmp_path):
+    module = theirs(width=60, heads=5)
+    bundle = imported(tmp_path, module.state_dict(), heads=5)
+    assert_says_the_same(bundle.encode_channels(channels()), module, channels())
+    with pytest.raises(UsageError, match="7 heads") as error:
+        to_encoder(module.state_dict(), 7)
+    assert "--heads" in error.value.remedy
+
+
+def test_only_its_own_grid_has_positions(tmp_path):
+    bundle = imported(tmp_path, theirs().state_dict())
+    with pytest.raises(MismatchError, match="learned for"):
+        bundle.encode_channels(channels(1, (8, 8, 12)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"norm.weight": None}, "missing norm.weight"),
+        ({"blocks.1.attn.proj.bias": None}, "missing blocks.1.attn.proj.bias"),
+        ({"blocks.0.attn.q_norm.weight": torch.ones(4)}, "unknown blocks.0.attn.q_norm.weight"),
+        ({"blocks.0.ls1.gamma": torch.ones(4)}, "unknown blocks.0.ls1.gamma"),
+        ({"patch_embedding.position_embeddings": torch.ones(1, 9, 192)}, "no cube"),
+        ({"patch_embedding.patch_embeddings.weight": torch.ones(192, 1, 4, 4, 4)}, "1 channels"),
+        ({"patch_embedding.patch_embeddings.weight": torch.ones(192, 192)}, "Conv3d"),
+        ({"blocks.0.mlp.linear1.weight": torch.ones(100, 192)}, "multiple"),
+        ({"blocks.1.mlp.linear1.weight": torch.ones(192, 192)}, "blocks.1.mlp.fc1.weight"),
+    ],
+)
+def test_other_architectures_are_refused(tmp_path, change, words):
+    weights = {k: v for k, v in (theirs().state_dict() | change).items() if v is not None}
+    with pytest.raises(CheckpointError, match="architecture") as error:
+        imported(tmp_path, weights)
+    assert words in error.value.message
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_command(tmp_path):
+    torch.save({"state_dict": theirs().state_dict()}, tmp_path / "weights.pt")
+    arguments = ["import", "fmct", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "bundle")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.hash in result.output
+    assert "licence" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+def test_files_that_are_no_weights(tmp_path):
+    class Anything:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    torch.save({"state_dict": Anything()}, tmp_path / "code.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    torch.save({"epoch": 3}, tmp_path / "none.pt")
+    for name, words in (
+        ("code", "could run code"),
+        ("text", "cannot be read"),
+        ("none", "no weights"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            import_fmct(tmp_path / f"{name}.pt", tmp_path / "bundle")
