@@ -16,12 +16,12 @@ from headct.model.position import (
     rope_periods_mm,
 )
 from headct.model.tokens import (
+    InputWindows,
     Tokens,
     ZyxInt,
     gather_patches,
     grid_shape,
     patch_centres_mm,
-    to_channels,
     window_tensors,
 )
 
@@ -83,7 +83,7 @@ class ViT3D(nn.Module):
         hu: Tensor,
         spacing_mm_zyx: Sequence[float] | Tensor | None = None,
         keep: Tensor | None = None,
-        windows: tuple[Tensor, Tensor] | None = None,
+        windows: InputWindows | None = None,
         n_blocks: int = 0,
     ) -> Tokens:
         """Encode HU; only kept patches are windowed.
@@ -92,7 +92,7 @@ class ViT3D(nn.Module):
             hu: [b z y x], any number type.
             spacing_mm_zyx: as in `forward`.
             keep: as in `forward`.
-            windows: levels and widths in HU, each [c] or [b c]; None: those of the config.
+            windows: what channels are made with; None: the windows of the config.
             n_blocks: as in `encode`.
         """
         patches = self.window_patches(hu, keep, windows)
@@ -127,12 +127,12 @@ class ViT3D(nn.Module):
         return attention_weights(q[:, :, :1], k)[:, :, 0, self.n_prefix :]
 
     def window_patches(
-        self, hu: Tensor, keep: Tensor | None, windows: tuple[Tensor, Tensor] | None = None
+        self, hu: Tensor, keep: Tensor | None, windows: InputWindows | None = None
     ) -> Tensor:
         """Window channels [b t c*v] of patches of HU [b z y x]; arguments as in `forward_hu`."""
         voxels = gather_patches(hu, self.config.patch_voxels_zyx, keep).float()
-        level_hu, width_hu = windows or window_tensors(self.config.windows, hu.device)
-        channels = to_channels(voxels, level_hu, width_hu).flatten(2)
+        windows = windows or InputWindows(*window_tensors(self.config.windows, hu.device))
+        channels = windows.channels(voxels).flatten(2)
         low, high = self.config.channel_range
         if (low, high) == (-1.0, 1.0):
             return channels

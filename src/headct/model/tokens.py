@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -148,6 +149,28 @@ def to_channels(voxels_hu: Tensor, level_hu: Tensor, width_hu: Tensor) -> Tensor
     scale = (2.0 / width_hu).reshape(-1, 1, width_hu.shape[-1], 1)  # [b|1 1 c 1]
     offset = -level_hu.reshape_as(scale) * scale
     return torch.addcmul(offset, voxels_hu[:, :, None], scale).clamp_(-1.0, 1.0)
+
+
+class InputWindows(NamedTuple):
+    """Windows that input channels are made with.
+
+    Attributes:
+        level_hu: [c], or [b c] where each scan has windows of its own.
+        width_hu: as `level_hu`.
+        gamma: [b], power that a channel's share of its window is raised to; None: 1.
+    """
+
+    level_hu: Tensor
+    width_hu: Tensor
+    gamma: Tensor | None = None
+
+    def channels(self, voxels_hu: Tensor) -> Tensor:
+        """[b t v] float HU -> [b t c v] in [-1, 1]."""
+        channels = to_channels(voxels_hu, self.level_hu, self.width_hu)
+        if self.gamma is None:
+            return channels
+        share = channels.add_(1.0).div_(2.0) ** self.gamma[:, None, None, None]
+        return share.mul_(2.0).sub_(1.0)
 
 
 def window_tensors(windows: Sequence[Window], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from headct.errors import UsageError
 from headct.model.architecture import EncoderConfig
 from headct.model.encoder import ViT3D
 from headct.model.heads import MaeDecoder
-from headct.model.tokens import Tokens, gather_patches, window_tensors
+from headct.model.tokens import InputWindows, Tokens, gather_patches
 from headct.objective.dino import ClsConfig, Distillation, self_distillation
 from headct.objective.gram import GramAnchor, GramConfig, gram_loss
 from headct.objective.guards import cls_std, effective_rank
@@ -37,6 +37,7 @@ from headct.objective.mae import (
     pixel_loss,
     require_channel_weights,
 )
+from headct.objective.windows import WindowContrast, draw_windows
 from headct.views.batch import ViewBatch
 from headct.volume.volume import Zyx
 
@@ -66,6 +67,9 @@ class JointConfig(Config):
     window_jitter: tuple[float, float] = (0.05, 0.1)
     """Input windows in training: largest shift of the level as a share of the width, and largest
     logarithm of the change of the width. Targets are never jittered."""
+    window_contrast: WindowContrast = WindowContrast()
+    jitter_teacher: bool = False
+    """Give the teacher the windows that the student's large crops have, as DINO was published."""
 
     @model_validator(mode="after")
     def _something_is_on(self) -> JointConfig:
@@ -169,8 +173,11 @@ class JointObjective(nn.Module):
             views.spacing_mm_zyx,
             views.keep.shape[1],
         )
-        student = self._student_tokens(large.hu, large.spacing_mm_zyx, large.visible)
-        teacher = self._teacher_tokens(large) if on.keys() & {"lat", "cls"} else None
+        windows = self._draw_windows(len(large.hu))
+        student = self.student.forward_hu(large.hu, large.spacing_mm_zyx, large.visible, windows)
+        teacher = None
+        if on.keys() & {"lat", "cls"}:
+            teacher = self._teacher_tokens(large, windows if self.config.jitter_teacher else None)
         terms, seen = self._masked_terms(on, large, student, teacher)
         if "cls" in on and teacher is not None:
             terms["cls"], more = self._cls_term(views, student, teacher, step_fraction)
@@ -216,26 +223,22 @@ class JointObjective(nn.Module):
         weights = {name: term.weight_at(step_fraction) for name, term in terms.items()}
         return {name: weight for name, weight in weights.items() if weight > 0}
 
-    def _student_tokens(self, hu: Tensor, spacing_mm_zyx: Zyx, keep: Tensor | None) -> Tokens:
-        windows = self._draw_windows(len(hu))
-        tokens: Tokens = self.student.forward_hu(hu, spacing_mm_zyx, keep, windows)
-        return tokens
-
-    def _draw_windows(self, n: int) -> tuple[Tensor, Tensor]:
-        """Levels and widths of the student's windows: in training jittered, [n c], else [c]."""
-        device = self.student.cls.device
-        level_hu, width_hu = window_tensors(self.encoder_config.windows, device)
+    def _draw_windows(self, n: int) -> InputWindows | None:
+        """Windows of n views of the student: jittered in training, else None."""
         if not self.training:
-            return level_hu, width_hu
-        shift, stretch = self.config.window_jitter
-        draws = 2.0 * torch.rand(2, n, len(level_hu), device=device) - 1.0
-        return level_hu + shift * draws[0] * width_hu, width_hu * torch.exp(stretch * draws[1])
+            return None
+        config, windows = self.config, self.encoder_config.windows
+        return draw_windows(windows, config.window_jitter, config.window_contrast, n, self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.student.cls.device
 
     @torch.no_grad()
-    def _teacher_tokens(self, large: _Globals) -> Tokens:
+    def _teacher_tokens(self, large: _Globals, windows: InputWindows | None) -> Tokens:
         assert self.teacher is not None
         last = self.config.lat.last_blocks or (3 if self.encoder_config.depth >= 12 else 1)
-        return self.teacher.forward_hu(large.hu, large.spacing_mm_zyx, large.keep, n_blocks=last)
+        return self.teacher.forward_hu(large.hu, large.spacing_mm_zyx, large.keep, windows, last)
 
     def _masked_terms(
         self, on: dict[str, float], large: _Globals, student: Tokens, teacher: Tokens | None
@@ -281,7 +284,8 @@ class JointObjective(nn.Module):
         cls = [_by_view(student.cls, n_scans)]
         if n_local:
             hu = views.locals_hu.flatten(0, 1)
-            local = self._student_tokens(hu, views.spacing_mm_zyx, None)
+            windows = self._draw_windows(len(hu))
+            local = self.student.forward_hu(hu, views.spacing_mm_zyx, None, windows)
             cls.append(_by_view(local.cls, n_scans))
         with torch.autocast(student.cls.device.type, enabled=False):
             ours, target = torch.cat(cls).float(), _by_view(teacher.cls, n_scans).float()
