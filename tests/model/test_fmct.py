@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,13 @@ from headct.cli.app import app
 from headct.errors import CheckpointError, MismatchError, UsageError
 from headct.model.bundle import load_bundle
 from headct.model.fmct import import_fmct, to_encoder
+from headct.store.writer import StoreWriter
+from headct.volume.canonical import to_canonical
+from headct.volume.nifti import write_nifti
 from headct.volume.preprocessing import PRESETS
+from headct.volume.stretched import to_channels
+from headct.volume.volume import Volume
+from headct.volume.window import WINDOWS
 
 HEADS, DEPTH, WIDTH, EDGE, PATCH = 3, 2, 192, 2, 4
 SHAPE = (EDGE * PATCH,) * 3
@@ -253,6 +260,62 @@ def test_the_command(tmp_path):
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.hash in result.output
     assert "licence" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+def blob() -> Volume:
+    """A head that is not cubic: brain in bone, off the middle, in air."""
+    rng = np.random.default_rng(3)
+    index = np.stack(np.meshgrid(*map(np.arange, (14, 60, 52)), indexing="ij"), -1) + 0.0
+    r = np.linalg.norm((index - [8, 33, 28]) * [4.0, 1.0, 1.1], axis=-1)
+    hu = np.where(r < 16, 35.0, np.where(r < 20, 900.0, -1000.0)) + rng.normal(0, 12, r.shape)
+    return Volume(np.rint(hu).astype(np.int16), np.diag([4.0, 0.9, 1.1, 1.0]))
+
+
+def test_a_series_is_embedded_with_the_input_of_the_original(tmp_path):
+    module = theirs()
+    bundle = imported(tmp_path, module.state_dict())
+    seen = to_channels(blob(), bundle.preprocessing)
+    assert seen.min() == 0.0
+    assert seen.max() > 0.8
+    with torch.no_grad():
+        cls, patches = module(torch.from_numpy(seen)[None].permute(0, 1, 4, 3, 2))
+    write_nifti(tmp_path / "scan.nii.gz", blob())
+    for source in (blob(), tmp_path / "scan.nii.gz"):
+        embedding = bundle.embed(source)
+        np.testing.assert_allclose(embedding.cls, cls[0], atol=2e-4)
+        np.testing.assert_allclose(embedding.mean, patches[0].mean(0), atol=2e-4)
+        np.testing.assert_allclose(embedding.max, patches[0].amax(0), atol=2e-4)
+
+
+def test_without_hu_there_is_no_store(tmp_path):
+    bundle = imported(tmp_path, theirs().state_dict())
+    with pytest.raises(UsageError, match="no HU") as error:
+        bundle.encode_hu(np.zeros((1, *SHAPE), np.int16))
+    assert "fmct-hu" in error.value.remedy
+    write_nifti(tmp_path / "scan.nii.gz", blob())
+    arguments = ["embed", str(tmp_path / "scan.nii.gz"), "--bundle", str(tmp_path / "bundle")]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "f.parquet")])
+    assert isinstance(result.exception, UsageError)
+
+
+def test_with_hu_a_store_has_the_windows_after_the_stretch(tmp_path):
+    torch.save(theirs().state_dict(), tmp_path / "weights.pt")
+    arguments = ["import", "fmct", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "bundle")]
+    arguments += ["--grid", "fmct-hu", "--set", "stretched.resize=linear"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.preprocessing.stretched.resize == "linear"
+    canonical = to_canonical(blob(), bundle.preprocessing)
+    with StoreWriter(tmp_path / "store", bundle.preprocessing) as writer:
+        names = {f"{what}_id": f"{what[0]}-{0:016x}" for what in ("patient", "study", "series")}
+        row = {"scan_id": "c-1", "status": "accepted", "flags": [], **names}
+        affine = canonical.affine_zyx.ravel().tolist()
+        writer.append(canonical.hu, row | {"affine_zyx": affine})
+    stored, alone = bundle.embed(tmp_path / "store"), bundle.embed(blob())
+    np.testing.assert_array_equal(stored.cls[0], alone.cls)
+    windows = np.stack([window.apply(canonical.hu.astype(np.float32)) for window in WINDOWS])
+    expected = bundle.encode_channels((windows[None] + 1) / 2)
+    np.testing.assert_allclose(alone.cls, expected.cls[0], atol=1e-4)
 
 
 def test_files_that_are_no_weights(tmp_path):

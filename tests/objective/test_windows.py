@@ -7,7 +7,7 @@ import torch
 
 from headct.config import check
 from headct.errors import UsageError
-from headct.model.tokens import InputWindows
+from headct.model.tokens import InputWindows, window_tensors
 from headct.objective.joint import JointConfig
 from headct.objective.windows import WindowContrast, draw_windows
 from headct.volume.window import WINDOWS
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 def test_jitter_stays_in_its_range_and_without_any_windows_are_those_of_the_config() -> None:
     drawn = draw_windows(WINDOWS, (0.05, 0.1), WindowContrast(), 200, CPU)
-    level, width = (torch.tensor([getattr(w, k) for w in WINDOWS]) for k in ("level_hu", "width_hu"))
+    level, width = window_tensors(WINDOWS, CPU)
     assert ((drawn.level_hu - level).abs() <= 0.05 * width + 1e-3).all()
     assert ((drawn.width_hu / width).log().abs() <= 0.1 + 1e-6).all()
     assert (drawn.width_hu / width).log().abs().max() > 0.09
@@ -31,7 +31,7 @@ def test_jitter_stays_in_its_range_and_without_any_windows_are_those_of_the_conf
 
 def test_contrast_is_a_power_of_the_share_of_the_window() -> None:
     level, width = torch.tensor([40.0]), torch.tensor([80.0])
-    hu = torch.tensor([[[-50.0, 0.0, 20.0, 40.0, 80.0, 500.0]], [[-50.0, 0.0, 20.0, 40.0, 80.0, 5e2]]])
+    hu = torch.tensor([-50.0, 0.0, 20.0, 40.0, 80.0, 500.0]).expand(2, 1, -1)
     channels = InputWindows(level, width, torch.tensor([0.5, 1.0])).channels(hu.clone())
     for scan, gamma in enumerate((0.5, 1.0)):
         for voxel, value in enumerate(hu[scan, 0].tolist()):
@@ -60,9 +60,9 @@ def test_the_teacher_has_the_windows_of_the_student_where_asked(jitter_teacher: 
     )
     objective = made(config).train()
     batch = views(n_masked=0)
-    seen: dict[str, torch.Tensor] = {}
-    for name in ("student", "teacher"):
-        embed = getattr(objective, name).patch_embed
-        embed.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, args[0]))
+    seen: list[torch.Tensor] = []
+    for encoder in (objective.student, objective.teacher):
+        encoder.patch_embed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     objective.losses(batch, 0.5)
-    assert torch.equal(seen["student"], seen["teacher"]) is jitter_teacher
+    student, teacher, _ = seen
+    assert torch.equal(student, teacher) is jitter_teacher

@@ -9,7 +9,7 @@ from headct.model.architecture import ENCODERS
 from headct.objective.joint import JointObjective
 from headct.train.feed import view_maker
 from headct.train.recipe import PretrainRecipe
-from headct.volume.preprocessing import PRESETS, Preprocessing
+from headct.volume.preprocessing import PRESETS
 
 from .tiny import recipe
 
@@ -24,7 +24,6 @@ GRIDS = {
 }
 TERMS = {"dino": {"cls"}, "mae": {"mae"}, "joint": {"mae", "lat", "cls"}}
 FMCT = ["fmct-dino", "fmct-mae"]
-CUBE = Preprocessing(shape_zyx=(96, 96, 96), spacing_mm_zyx=ENCODERS["fmct"].spacing_mm_zyx)
 
 
 def test_there_are_no_recipes_but_these():
@@ -50,9 +49,11 @@ def test_every_recipe_fits_the_grid_it_says(name):
 def test_the_recipes_of_fm_ct_are_as_published(name):
     loaded = load_recipe(name, PretrainRecipe)
     encoder, objective, crop = loaded.encoder, loaded.objective, loaded.views.crop
-    maker = view_maker(loaded, SimpleNamespace(preprocessing=CUBE))
+    maker = view_maker(loaded, SimpleNamespace(preprocessing=PRESETS["fmct-hu"]))
     assert (encoder.width, encoder.depth, encoder.heads) == (768, 12, 12)
     assert encoder.patch_voxels_zyx == (12, 12, 12)
+    assert encoder.spacing_mm_zyx == PRESETS["fmct-hu"].spacing_mm_zyx
+    assert [w.name for w in encoder.windows] == ["brain", "blood", "bone"]
     assert encoder.n_tokens == maker.n_patches == 512
     assert maker.global_edges == [[96]] * 3
     assert maker.local_shape == (96, 96, 96)

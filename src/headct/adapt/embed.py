@@ -14,6 +14,7 @@ from headct.ingest.pipeline import Tally, ingest
 from headct.model.embed import Bundle
 from headct.store.layout import STORE_JSON
 from headct.store.store import Store, open_store
+from headct.volume.stretched import require_hu
 
 
 def embed_source(
@@ -44,13 +45,15 @@ def embed_source(
     Raises:
         MismatchError: the bundle wants another preprocessing than the store has.
         Refusal: no file is a head CT that can be read.
-        UsageError: a floor of files: without a bundle no grid is known.
+        UsageError: a floor of files: without a bundle no grid is known; or a bundle whose windows
+            come before the grid.
     """
     if (source / STORE_JSON).is_file():
         write_features(out, _embed(open_store(source), kind, bundle, init_seed))
         return None
     if bundle is None:
         raise UsageError("a floor wants a store", remedy="run `headct ingest` first")
+    require_hu(bundle.preprocessing)
     with tempfile.TemporaryDirectory(prefix="headct-embed-") as folder:
         tally = ingest([source], Path(folder), bundle.preprocessing, key_file=key)
         store = open_store(folder)

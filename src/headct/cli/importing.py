@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Grid(StrEnum):
+    """How the input of FM-CT is made."""
+
+    fmct = "fmct"
+    fmct_hu = "fmct-hu"
+
 
 commands = typer.Typer(
     help="Turn encoders of other authors into bundles.",
@@ -31,17 +40,32 @@ def fmct(
     heads: Annotated[
         int | None, typer.Option(min=1, help="Attention heads; default: of 64 numbers each.")
     ] = None,
+    grid: Annotated[
+        Grid, typer.Option(help="fmct: its input exactly, a series at a time; fmct-hu: for stores.")
+    ] = Grid.fmct,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value of the preprocessing, as your weights were trained."),
+    ] = None,
 ) -> None:
     """Turn FM-CT weights, which you have under its authors' agreement, into a bundle.
 
     The file is read without running anything in it; wrappers such as `module.` and `backbone.`
-    come off, heads and decoders are left out. The bundle makes its input as FM-CT does.
+    come off, heads and decoders are left out. The bundle makes its input as FM-CT does, and
+    `load_bundle(BUNDLE).embed("folder or file")` embeds a series. On the grid fmct-hu windows come
+    after the stretch (docs/decisions/0024), and every verb that takes a store takes the bundle.
 
     \b
     Example: headct import fmct weights.pt --out fmct-bundle
-    Then: headct embed scan_folder --bundle fmct-bundle --out features.parquet
+    For stores: headct import fmct weights.pt --grid fmct-hu --out fmct-bundle
+    Another pipeline: headct import fmct weights.pt --set stretched.resize=linear --out fmct-bundle
     """  # noqa: D301
+    from headct.config import apply_overrides, check
     from headct.model.fmct import import_fmct
+    from headct.volume.preprocessing import PRESETS, Preprocessing
 
-    identity = import_fmct(weights, out, heads)
+    values = PRESETS[grid].model_dump(mode="json", exclude={"hash"})
+    apply_overrides(values, settings or ())
+    preprocessing = check(values, Preprocessing, f"the grid {grid}")
+    identity = import_fmct(weights, out, heads, preprocessing)
     print(f"bundle {identity} in {out}")

@@ -64,13 +64,16 @@ def model_card(
             listed as it is.
     """
     z, y, x = preprocessing.shape_zyx
+    patch = f"{_by(encoder.patch_mm_zyx)} mm"
+    size = f" of {_by(preprocessing.spacing_mm_zyx)} mm"
+    if preprocessing.stretched is not None:
+        patch, size = f"{_by(encoder.patch_voxels_zyx)} voxels", ", the head stretched to fill them"
     facts = {
         "identity": f"`{identity}`",
         "architecture": f"3D ViT, width {encoder.width}, depth {encoder.depth}, "
         f"{encoder.heads} heads, {n_parameters / 1e6:.1f} M parameters",
-        "patch": f"{_by(encoder.patch_mm_zyx)} mm (z, y, x), {encoder.n_tokens} per scan",
-        "input": f"{z} x {y} x {x} voxels of {_by(preprocessing.spacing_mm_zyx)} mm, "
-        f"preprocessing `{preprocessing.hash}`",
+        "patch": f"{patch} (z, y, x), {encoder.n_tokens} per scan",
+        "input": f"{z} x {y} x {x} voxels{size}, preprocessing `{preprocessing.hash}`",
         "windows": ", ".join(
             f"{w.name} (level {w.level_hu:g}, width {w.width_hu:g} HU)" for w in encoder.windows
         ),

@@ -22,6 +22,8 @@ from headct.store.store import Store, open_store
 from headct.volume.canonical import to_canonical
 from headct.volume.preprocessing import Preprocessing
 from headct.volume.read import read_series
+from headct.volume.stretched import require_hu
+from headct.volume.stretched import to_channels as stretched_channels
 from headct.volume.volume import Volume
 
 SCANS_AT_ONCE_ON_A_GPU = 32
@@ -81,19 +83,25 @@ class Bundle:
 
         Raises:
             MismatchError: another grid.
+            UsageError: the bundle's windows come before the grid, so that there are no HU on it.
         """
         hu = torch.as_tensor(hu)
         self._require_grid(tuple(hu.shape[1:]))
         with self._computing():
             return _joined([self._encode_part(part) for part in self._parts(hu)])
 
-    def encode_channels(self, channels: Tensor) -> Tokens:
+    def encode_channels(self, channels: Tensor | NDArray[Any]) -> Tokens:
         """Tokens of volumes that were windowed already; every patch is computed.
 
         Args:
-            channels: [b c z y x] in [-1, 1], windows as in `encoder.config.windows`, any field of
-                view at the voxel size of the bundle's preprocessing.
+            channels: [b c z y x] in `encoder.config.channel_range`, windows as in
+                `encoder.config.windows`, at the voxel size of the bundle's preprocessing; any field
+                of view, but that of the preprocessing where the encoder's positions are learned.
+
+        Raises:
+            MismatchError: another number of channels, or a grid without positions.
         """
+        channels = torch.as_tensor(channels, dtype=torch.float32)
         if channels.ndim != 5 or channels.shape[1] != len(self.encoder.config.windows):
             raise MismatchError(
                 f"channels have the shape {list(channels.shape)}",
@@ -137,6 +145,7 @@ class Bundle:
         Raises:
             Refusal: the series is not a head CT that can be read.
             MismatchError: a store or canonical volume of another preprocessing.
+            UsageError: a store, for a bundle whose windows come before the grid.
         """
         if isinstance(source, Volume):
             return self._embed_volume(source)
@@ -147,7 +156,12 @@ class Bundle:
         return self._embed_store(source)
 
     def _embed_volume(self, volume: Volume) -> Embedding:
-        one = pooled(self.encode_hu(self.canonical(volume).hu[None]))
+        stretch = self.preprocessing.stretched
+        if stretch is not None and stretch.windows:
+            tokens = self.encode_channels(stretched_channels(volume, self.preprocessing)[None])
+        else:
+            tokens = self.encode_hu(self.canonical(volume).hu[None])
+        one = pooled(tokens)
         return Embedding(one.cls[0], one.mean[0], one.max[0], one.region[0])
 
     def canonical(self, volume: Volume) -> Volume:
@@ -169,11 +183,14 @@ class Bundle:
         return volume
 
     def _on_grid(self, volume: Volume) -> bool:
+        if self.preprocessing.stretched is not None:
+            return False
         axes = np.diag(self.preprocessing.spacing_mm_zyx)
         same_shape = volume.shape_zyx == self.preprocessing.shape_zyx
         return same_shape and np.allclose(volume.affine_zyx[:3, :3], axes, atol=1e-5)
 
     def _embed_store(self, store: Store) -> Embedding:
+        require_hu(self.preprocessing)
         self.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
         starts = range(0, len(store), STORE_SCANS_AT_ONCE)
         parts = [
@@ -210,6 +227,7 @@ class Bundle:
             yield
 
     def _require_grid(self, shape_zyx: tuple[int, ...]) -> None:
+        require_hu(self.preprocessing)
         grid = self.preprocessing.shape_zyx
         if shape_zyx != grid:
             raise MismatchError(

@@ -28,7 +28,7 @@ from headct.model.architecture import ENCODERS, EncoderConfig
 from headct.model.bundle import load_strictly, save_bundle
 from headct.model.encoder import ViT3D
 from headct.model.weights import read_weights, strip_prefix, weights_hash
-from headct.volume.preprocessing import PRESETS
+from headct.volume.preprocessing import PRESETS, Preprocessing, Stretch
 
 KERNEL = "patch_embedding.patch_embeddings.weight"
 POSITIONS = "patch_embedding.position_embeddings"
@@ -48,7 +48,12 @@ OWN = ("patch_embedding.", "blocks.", "norm.", "cls_token", REGISTERS)
 HEAD_WIDTH, HEADS = 64, 12
 
 
-def import_fmct(weights: Path, out: Path, heads: int | None = None) -> str:
+def import_fmct(
+    weights: Path,
+    out: Path,
+    heads: int | None = None,
+    preprocessing: Preprocessing = PRESETS["fmct"],
+) -> str:
     """Write a bundle from a checkpoint of FM-CT.
 
     Args:
@@ -56,20 +61,24 @@ def import_fmct(weights: Path, out: Path, heads: int | None = None) -> str:
         out: BUNDLE folder.
         heads: attention heads, which the weights do not tell; None: of 64 numbers each, as in the
             original.
+        preprocessing: how its input is made: the cube whose edge the weights tell, of channels
+            (`fmct`) or of HU (`fmct-hu`).
 
     Returns:
         The hash of the bundle.
 
     Raises:
         CheckpointError: not such a file, or weights of another architecture.
-        UsageError: heads that do not divide the width.
+        UsageError: heads that do not divide the width, or a preprocessing that stretches nothing.
     """
+    if preprocessing.stretched is None:
+        raise UsageError("FM-CT sees stretched heads", remedy="take the grid fmct or fmct-hu")
     theirs = _encoder_part(read_weights(weights))
-    encoder = to_encoder(theirs, heads)
+    encoder = to_encoder(theirs, heads, preprocessing.stretched)
     grid, patch = encoder.config.position_grid_zyx, encoder.config.patch_voxels_zyx
     assert grid is not None
     shape = tuple(n * p for n, p in zip(grid, patch, strict=True))
-    preprocessing = PRESETS["fmct"].model_copy(update={"shape_zyx": shape})
+    preprocessing = preprocessing.model_copy(update={"shape_zyx": shape})
     provenance = {
         "weights": "imported from the layout of FM-CT (Zhu et al. 2025)",
         "weights_hash": weights_hash(theirs),
@@ -78,10 +87,12 @@ def import_fmct(weights: Path, out: Path, heads: int | None = None) -> str:
     return save_bundle(out, encoder, preprocessing, provenance)
 
 
-def to_encoder(weights: Mapping[str, Tensor], heads: int | None = None) -> ViT3D:
+def to_encoder(
+    weights: Mapping[str, Tensor], heads: int | None = None, stretch: Stretch | None = None
+) -> ViT3D:
     """The encoder of weights in their layout, without prefixes; arguments as for `import_fmct`."""
     depth = _check_keys(weights)
-    config = _architecture(weights, depth, heads)
+    config = _architecture(weights, depth, heads, stretch or Stretch())
     grid = config.position_grid_zyx
     assert grid is not None
     ours = {
@@ -133,14 +144,17 @@ def _check_keys(weights: Mapping[str, Tensor]) -> int:
     return depth
 
 
-def _architecture(weights: Mapping[str, Tensor], depth: int, heads: int | None) -> EncoderConfig:
+def _architecture(
+    weights: Mapping[str, Tensor], depth: int, heads: int | None, stretch: Stretch
+) -> EncoderConfig:
     kernel, positions = weights[KERNEL], weights[POSITIONS]
     width = weights["cls_token"].shape[-1]
     if kernel.ndim != 5:
         raise _other(f"{KERNEL} has {kernel.ndim} axes, the kernel of a Conv3d has 5")
     original = ENCODERS["fmct"]
-    if kernel.shape[1] != len(original.windows):
-        raise _other(f"it takes {kernel.shape[1]} channels, the windows are 3")
+    windows = stretch.windows or original.windows
+    if kernel.shape[1] != len(windows):
+        raise _other(f"it takes {kernel.shape[1]} channels, there are {len(windows)} windows")
     n_patches = positions.shape[-2] if positions.ndim > 1 else 0
     edge = round(n_patches ** (1 / 3))
     if edge**3 != n_patches or n_patches == 0:
@@ -158,6 +172,8 @@ def _architecture(weights: Mapping[str, Tensor], depth: int, heads: int | None) 
         "n_tokens": n_patches,
         "n_registers": _registers(weights).shape[1],
         "position_grid_zyx": (edge, edge, edge),
+        "windows": windows,
+        "channel_range": stretch.scaled_to,
     }
     try:
         return EncoderConfig.model_validate(values)

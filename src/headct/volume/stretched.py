@@ -113,7 +113,8 @@ def require_hu(preprocessing: Preprocessing) -> None:
     if preprocessing.stretched is not None and preprocessing.stretched.windows:
         raise UsageError(
             "windows before the stretch leave no HU that a store could hold",
-            remedy="take the grid `fmct-hu` for a store; `fmct` is for bundles from elsewhere",
+            remedy="take the grid `fmct-hu` for stores and many files (headct import fmct has it as"
+            " --grid); a bundle of `fmct` takes one series at a time: bundle.embed(path)",
         )
 
 
