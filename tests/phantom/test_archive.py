@@ -22,6 +22,7 @@ from headct.config import to_toml
 from headct.errors import UsageError
 from headct.phantom import archive as archive_module
 from headct.phantom.archive import JOURNAL, write_archive
+from headct.phantom.outputs import Made
 from headct.phantom.plan import archive_sites, plan_studies, study_uid
 from headct.phantom.profile import FINDINGS, PhantomPreset, Prevalence
 from headct.phantom.scan import draw_scan
@@ -186,7 +187,7 @@ def test_a_torn_journal_line_is_made_again(
     made: list[int] = []
     make_study = archive_module.make_study
 
-    def stopping(job: archive_module.StudyJob) -> archive_module.StudyRecord:
+    def stopping(job: archive_module.StudyJob) -> Made:
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(job.study.index)
@@ -265,6 +266,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
         ({"preset": "demo", "overrides": ["n_trian=3"]}, "did you mean n_train"),
         ({"preset": "demo", "overrides": ["prevalence.edh=1.5"]}, "less than or equal to 1"),
         ({"preset": "demo", "overrides": ["prevalence.flu=0.1"]}, "unknown key"),
+        ({"preset": "demo", "overrides": ["output=png"]}, "'dicom', 'nifti' or 'store'"),
         ({"preset": "demo", "overrides": ["n_pool=-1"]}, "greater than or equal to 0"),
         ({"preset": "demo", "overrides": ['sites=["hospital-z"]']}, "hospital-z"),
     ],

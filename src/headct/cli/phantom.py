@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +25,10 @@ def phantom(
         list[str] | None, typer.Option("--set", help="key=value; can be given again.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.")] = None,
+    output: Annotated[
+        Literal["dicom", "nifti", "store"] | None,
+        typer.Option(help="Labelled scans as DICOM, as NIfTI, or straight into a store."),
+    ] = None,
     repeat_scanner: Annotated[
         bool,
         typer.Option(help="Scan test patients of the first site at the second, too: paired scans."),
@@ -39,6 +43,7 @@ def phantom(
     \b
     Example: headct phantom --preset demo --out archive
     Smaller: headct phantom --preset demo --set n_train=20 --set n_pool=50 --out small
+    No files in between: headct phantom --preset tiny --output store --out quick
     """  # noqa: D301
     if (recipe is None) == (preset is None):
         raise UsageError("give a RECIPE or --preset, one of them", remedy="e.g. --preset demo")
@@ -47,6 +52,7 @@ def phantom(
     from headct.workers import cores
 
     settings = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
+    settings += [] if output is None else [f"output={output}"]
     settings += ["rescanned_fraction=1"] if repeat_scanner else []
     loaded = load_preset(recipe or str(preset), settings)
     summary = write_archive(loaded, out, jobs or cores())

@@ -1,10 +1,12 @@
 """Two synthetic hospitals on disk: the whole of `headct phantom`.
 
-ARCHIVE/  dicom/<site>/ST00001/...   CT series and everything else that lies in an archive
+ARCHIVE/  dicom/<site>/ST00001/...   CT series and everything else that lies in an archive; or
+          nifti/<site>/ST00001.nii.gz, and nifti/nifti.csv, which says whose they are; or
+          store/                     the labelled scans on the canonical grid
           labels.csv                 one row per labelled study: 1, 0 or nothing per finding
           truth/findings.parquet     every finding with side, place, stage, HU, volume
           truth/scans.parquet        every scan: day, midline shift, Evans index, CSF
-          truth/masks/<uid>.npz      where it is, on the grid of the series
+          truth/masks/<uid>.npz      where it is, on the grid of the series; or <uid>/*.nii.gz
           truth/pairs.csv            scans of one patient on one day by two scanners, if asked for
           truth/planted.csv          what was planted, and what ingest must say about it
           pool/                      store of unlabelled scans
@@ -21,6 +23,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,20 +33,29 @@ import pyarrow.parquet as pq
 from headct.atomic import replacing, write_text
 from headct.config import to_toml
 from headct.errors import UsageError
+from headct.phantom.outputs import StudyJob, StudyRecord, make_study
 from headct.phantom.plan import Study, plan_studies, study_uid
-from headct.phantom.pool import write_pool
-from headct.phantom.profile import FINDINGS, PhantomPreset
-from headct.phantom.study import StudyJob, StudyRecord, make_study
+from headct.phantom.pool import item_of, write_pool
+from headct.phantom.profile import FINDINGS, Output, PhantomPreset
 from headct.progress import tracking
 from headct.run import append_jsonl, read_jsonl, write_run_record
+from headct.store.writer import StoreWriter
+from headct.volume.preprocessing import PRESETS
 from headct.workers import run_in_order
 
 CONFIG = "config.toml"
 JOURNAL = ".journal.jsonl"
 LABELS = "labels.csv"
 STAGING = ".staging"
+STORE = "store"
 
-LABEL_COLUMNS = ("study_uid", "patient_id", "site", "split", *FINDINGS)
+ABOUT = ("patient_id", "site", "split", *FINDINGS)
+LABEL_COLUMNS: dict[Output, tuple[str, ...]] = {
+    "dicom": ("study_uid", *ABOUT),
+    "nifti": ("study_uid", *ABOUT),
+    "store": ("scan_id", *ABOUT),
+}
+NIFTI_COLUMNS = ("file", "patient", "study")
 PLANTED_COLUMNS = ("what", "site", "study_uid", "series_uid", "path", "status", "reason")
 PAIR_COLUMNS = ("study_uid", "site", "rescan_study_uid", "rescan_site")
 TRUTH_SCHEMA = pa.schema(
@@ -67,6 +79,7 @@ of its largest lesion. `midline_shift_mm` is the whole scan's, positive to the p
 SCANS_SCHEMA = pa.schema(
     [
         pa.field("study_uid", pa.string(), nullable=False),
+        pa.field("scan_id", pa.string()),
         pa.field("patient_id", pa.string(), nullable=False),
         pa.field("site", pa.string(), nullable=False),
         pa.field("scan", pa.int64(), nullable=False),
@@ -79,8 +92,9 @@ SCANS_SCHEMA = pa.schema(
         pa.field("ventricles_ml", pa.float64(), nullable=False),
     ]
 )
-"""Columns of truth/scans.parquet: one row per labelled study. `days` since the first scan;
-`csf_ml` of sulci and cisterns, and `ventricles_ml`, are what is in the picture."""
+"""Columns of truth/scans.parquet: one row per labelled study. `scan_id` where the scans are in a
+store; `days` since the first scan; `csf_ml` of sulci and cisterns, and `ventricles_ml`, are what is
+in the picture."""
 
 
 def write_archive(preset: PhantomPreset, folder: Path, n_workers: int) -> str:
@@ -105,7 +119,7 @@ def write_archive(preset: PhantomPreset, folder: Path, n_workers: int) -> str:
     records = [] if made else _make_studies(preset, studies, folder, n_workers)
     n_pool = write_pool(preset, folder / "pool", n_workers) if preset.n_pool else 0
     if not made:  # last: where labels.csv is, everything is
-        _write_tables(folder, records, _pairs(preset, studies))
+        _write_tables(preset, folder, records, _pairs(preset, studies))
     (folder / JOURNAL).unlink(missing_ok=True)
     return _summary(folder, studies, n_pool)
 
@@ -134,17 +148,27 @@ def _make_studies(
     """Records of all studies in their order; those in the journal are not made again."""
     journal = folder / JOURNAL
     records = {row["index"]: cast(StudyRecord, row) for row in read_jsonl(journal)}
-    # the last line may have been torn by a kill: what follows must start on a line of its own
-    write_text(journal, "".join(json.dumps(row) + "\n" for row in records.values()))
-    shutil.rmtree(folder / STAGING, ignore_errors=True)
-    left = [study for study in studies if study.index not in records]
-    tasks = [StudyJob(preset, study, str(folder)) for study in left]
-    with tracking("studies", len(studies), "studies") as tracker:
-        tracker.advance(len(records))
-        for record in run_in_order(make_study, tasks, n_workers if n_workers > 1 else 0):
-            append_jsonl(journal, [dict(record)])
-            records[record["index"]] = record
-            tracker.advance()
+    with ExitStack() as stack:
+        store = None
+        if preset.output == "store":
+            store = stack.enter_context(StoreWriter(folder / STORE, PRESETS[preset.pool_grid]))
+            # lines of scans that were not yet on disk, which comes about shard by shard
+            records = {i: row for i, row in records.items() if i < len(store)}
+        # the last line may have been torn by a kill: what follows must start on a line of its own
+        write_text(journal, "".join(json.dumps(row) + "\n" for row in records.values()))
+        shutil.rmtree(folder / STAGING, ignore_errors=True)
+        left = [study for study in studies if study.index not in records]
+        tasks = [StudyJob(preset, study, str(folder)) for study in left]
+        with tracking("studies", len(studies), "studies") as tracker:
+            tracker.advance(len(records))
+            for made in run_in_order(make_study, tasks, n_workers if n_workers > 1 else 0):
+                append_jsonl(journal, [dict(made.record)])
+                records[made.record["index"]] = made.record
+                if store is not None and made.scan is not None:
+                    row = made.scan[1]
+                    if row["scan_id"] not in store:  # its journal line alone may have been lost
+                        store.add([item_of(row)], [made.scan])
+                tracker.advance()
     shutil.rmtree(folder / STAGING, ignore_errors=True)
     return [records[study.index] for study in studies]
 
@@ -164,7 +188,12 @@ def _pairs(preset: PhantomPreset, studies: list[Study]) -> list[dict[str, Any]]:
     ]
 
 
-def _write_tables(folder: Path, records: list[StudyRecord], pairs: list[dict[str, Any]]) -> None:
+def _write_tables(
+    preset: PhantomPreset,
+    folder: Path,
+    records: list[StudyRecord],
+    pairs: list[dict[str, Any]],
+) -> None:
     """Truth first, labels last: where labels.csv is, all else is complete."""
     truth = folder / "truth"
     planted = [row for record in records for row in record["planted"]]
@@ -179,8 +208,11 @@ def _write_tables(folder: Path, records: list[StudyRecord], pairs: list[dict[str
     ):
         with replacing(truth / f"{name}.parquet") as aside:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), aside)
+    files = [record["nifti"] for record in records if record["nifti"]]
+    if files:
+        write_text(folder / "nifti" / "nifti.csv", _csv(NIFTI_COLUMNS, files))
     labels = [record["label"] for record in records if record["label"]]
-    write_text(folder / LABELS, _csv(LABEL_COLUMNS, labels))
+    write_text(folder / LABELS, _csv(LABEL_COLUMNS[preset.output], labels))
 
 
 def _csv(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:

@@ -121,7 +121,8 @@ def plan_studies(preset: PhantomPreset) -> list[Study]:
         for study in _labelled(preset, site, site_index, index)
     ]
     studies += [_rescan(preset, study, next(index)) for study in _rescanned(preset, studies)]
-    return studies + (_faulty(preset, sites, index) if preset.faults else [])
+    planted = preset.faults and preset.output == "dicom"
+    return studies + (_faulty(preset, sites, index) if planted else [])
 
 
 def _rescanned(preset: PhantomPreset, studies: list[Study]) -> Iterator[Study]:

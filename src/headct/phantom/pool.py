@@ -49,7 +49,7 @@ def write_pool(preset: PhantomPreset, folder: Path, n_workers: int) -> int:
             tracker.advance(len(store))
             for scans in run_in_order(_render, tasks, n_workers if n_workers > 1 else 0):
                 for hu, row in scans:
-                    store.add([_item(row)], [(hu, row)])
+                    store.add([item_of(row)], [(hu, row)])
                 tracker.advance(len(scans))
         return len(store)
 
@@ -66,14 +66,23 @@ def pool_scan(preset: PhantomPreset, i: int) -> PoolScan:
     spec = with_shortcut(spec, preset, site, "pool")
     affine = canonical_affine(spec, grid)
     rendered = render_scan(spec, grid.shape_zyx, affine, masks=False, as_ingested=True)
-    return rendered.hu, _row(preset, spec, affine)
+    uid = phantom_uid(preset.seed, spec.patient, spec.scan)
+    return rendered.hu, manifest_row(preset, spec, affine, uid)
 
 
-def _row(preset: PhantomPreset, spec: ScanSpec, affine: NDArray[np.float64]) -> dict[str, Any]:
-    """The manifest row; ids are pseudonyms as everywhere, under a key that the seed gives."""
+def manifest_row(
+    preset: PhantomPreset, spec: ScanSpec, affine: NDArray[np.float64], uid: str
+) -> dict[str, Any]:
+    """A store's row of a scan; ids are pseudonyms as everywhere, under a key that the seed gives.
+
+    Args:
+        preset: its seed gives the key.
+        spec: what was rendered.
+        affine: of the canonical grid.
+        uid: of the study.
+    """
     scanner = spec.acquisition
     name = _pseudonyms(preset.seed)
-    uid = phantom_uid(preset.seed, spec.patient, spec.scan)
     return {
         "scan_id": name.scan_id(uid),
         "patient_id": name.patient_id(str(spec.patient)),
@@ -99,7 +108,7 @@ def _pseudonyms(seed: int) -> Pseudonymizer:
     return Pseudonymizer(hashlib.sha256(f"headct phantom pool {seed}".encode()).digest())
 
 
-def _item(row: dict[str, Any]) -> dict[str, Any]:
+def item_of(row: dict[str, Any]) -> dict[str, Any]:
     """The line of items.jsonl, as ingest writes it for an accepted series."""
     return {
         "source": row["series_id"],

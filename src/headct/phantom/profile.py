@@ -52,6 +52,9 @@ DIFFUSE: tuple[DrawnFinding, ...] = ("hydrocephalus", "atrophy", "oedema")
 """Findings of the whole brain, which have no place."""
 
 
+Output = Literal["dicom", "nifti", "store"]
+"""What labelled scans are written as."""
+
 Where = Literal["train", "tune", "test", "pool"]
 """Parts of an archive: the splits of the labelled scans, and the unlabelled pool."""
 
@@ -115,8 +118,11 @@ class PhantomPreset(Config):
     """Labelled scans of each other site, all to test on."""
     n_pool: int = Field(default=0, ge=0)
     """Unlabelled scans of the first site, rendered straight into a store."""
+    output: Output = "dicom"
+    """Labelled scans as DICOM series, as NIfTI files, or rendered on the canonical grid straight
+    into a store. Faults are files of a DICOM archive and are planted in that alone."""
     pool_grid: Literal["demo", "small", "base"] = "demo"
-    """Canonical grid of the pool."""
+    """Canonical grid of the pool, and of labelled scans in a store."""
     repeat_fraction: Fraction = 0.12
     """Share of patients with a second, later scan; of those with a third, and with a fourth."""
     rescanned_fraction: Fraction = 0.0
