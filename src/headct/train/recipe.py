@@ -94,6 +94,21 @@ class PretrainRecipe(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _terms_have_views(self) -> PretrainRecipe:
+        terms, crop, masked = self.objective, self.views.crop, self.views.mask.ratio
+        if terms.cls.weight > 0 and crop.n_global + crop.n_local < 2:
+            raise ValueError(
+                "objective.cls compares views of a scan, and there is one: raise"
+                " views.crop.n_global or n_local, or set objective.cls.weight=0"
+            )
+        if terms.needs_decoder and masked[0] == 0:
+            raise ValueError(
+                "objective.mae and lat predict masked patches, and views.mask.ratio can be 0:"
+                " raise it, or set their weights to 0"
+            )
+        return self
+
     @property
     def hash(self) -> str:
         """16 hex digits over all that decides what is learned."""

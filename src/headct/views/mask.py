@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from headct.config import Config
@@ -22,6 +22,13 @@ class MaskConfig(Config):
     """Share of the computed tokens that is removed, drawn once per batch."""
     block_share: float = Field(default=0.5, ge=0, le=1)
     """Share of views that keep one contiguous region; the others keep random tokens."""
+
+    @model_validator(mode="after")
+    def _ratio_rises(self) -> MaskConfig:
+        low, high = self.ratio
+        if not 0.0 <= low <= high <= 1.0:
+            raise ValueError(f"ratio {self.ratio} is not 0 <= smallest <= largest <= 1")
+        return self
 
     def draw(self, rng: np.random.Generator, n: int, n_tokens: int) -> Drawn:
         """Numbers from which `draw_mask` of n views follows."""
