@@ -124,6 +124,7 @@ def _set(values: dict[str, Any], override: str) -> None:
 def _fault(model: type[Config], where: tuple[int | str, ...], message: str, kind: str) -> str:
     key = ".".join(str(part) for part in where)
     if kind != "extra_forbidden":
+        message = message.removeprefix("Value error, ")
         return f"{key}: {message}" if key else message
     known = _known_keys(model, where[:-1])
     near = difflib.get_close_matches(str(where[-1]), known, n=1)

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def pretrain(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe of headct (demo, small, base) or a TOML file.")
+        str, typer.Argument(help="A recipe of headct (demo, small, base, ...) or a TOML file.")
     ],
     store: Annotated[Path, typer.Option(help="Store of scans, as `headct ingest` makes it.")],
     out: Annotated[Path, typer.Option(help="RUN folder; made or gone on with.")],
