@@ -6,7 +6,14 @@ import torch
 from safetensors.torch import load_file
 
 from headct.config import load_recipe
-from headct.errors import CheckpointError, HeadctError, MismatchError, StoreError, UsageError
+from headct.errors import (
+    CheckpointError,
+    HeadctError,
+    MismatchError,
+    StoreError,
+    TrainingError,
+    UsageError,
+)
 from headct.model.bundle import load_bundle
 from headct.run import read_jsonl
 from headct.store.lock import WriterLock
@@ -19,7 +26,7 @@ from headct.volume.preprocessing import Preprocessing
 from .saved import tensors_of
 from .tiny import GRID, make_store, recipe
 
-VARYING = {"scans_per_s"}
+VARYING = {"scans_per_s", "mfu", "tflops", "eta_s", "peak_memory_gib"}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +111,21 @@ def test_both_objectives_are_in_the_run_and_logged(whole):
         "gradient_norm",
     } <= rows[-1].keys()
     assert rows[-1]["mae_loss"] < rows[0]["mae_loss"]
+
+
+def test_speed_time_left_and_memory_are_in_the_metrics(whole):
+    rows = list(read_jsonl(whole / "metrics.jsonl"))
+    assert all(0 < row["mfu"] < 1.2 and row["tflops"] > 0 for row in rows)
+    assert rows[-1]["eta_s"] == 0 < rows[0]["eta_s"]
+    assert 0.05 < rows[-1]["peak_memory_gib"] < 10
+    event = next(iter(read_jsonl(whole / "events.jsonl")))
+    assert (event["peak_from"], event["peak_tflops"] > 0) == ("measured", True)
+
+
+def test_a_gpu_too_small_is_an_error_before_the_first_step(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("headct.train.runtime.Runtime.free_memory", lambda _: 2**29)
+    refused(TrainingError, "0.5 GiB are free", recipe(), store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_bundle_is_the_teacher_and_works(whole, store):

@@ -20,14 +20,15 @@ Alarms = Callable[[Mapping[str, float]], list[str]]
 class MetricsWriter:
     """Hook: a line of metrics.jsonl for the first step, every so many, and each not applied.
 
-    A line has step, seen_scans, the terms and guards, what was scheduled, the gradient norm and
-    scans_per_s. A number that is not finite is written as null.
+    A line has step, seen_scans, the terms and guards, what was scheduled, the gradient norm,
+    scans_per_s and what is measured besides. A number that is not finite is written as null.
 
     Args:
         path: metrics.jsonl.
         every: steps between lines.
         alarms: metrics -> what is wrong, in words; each alarm is said once on stderr.
         sinks: trackers that get the same lines.
+        measure: more numbers about a step; asked for only where a line is written.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class MetricsWriter:
         every: int,
         alarms: Alarms = lambda _: [],
         sinks: Sequence[Callable[[Mapping[str, Any]], None]] = (),
+        measure: Callable[[StepRecord], Mapping[str, float]] = lambda _: {},
     ) -> None:
         self.path, self.every, self.alarms, self.sinks = path, every, alarms, sinks
+        self.measure = measure
         self.said: set[str] = set()
 
     def __call__(self, state: TrainState, record: StepRecord) -> None:
@@ -48,6 +51,7 @@ class MetricsWriter:
         row: dict[str, Any] = {"step": record.step, "seen_scans": state.seen_scans}
         row |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         row |= {"applied": record.applied, "scans_per_s": record.n_scans / record.seconds}
+        row |= self.measure(record)
         if raised := self.alarms(record.terms):
             row["alarms"] = raised
             self._say(raised, record.step)

@@ -42,6 +42,7 @@ from headct.train.events import Events
 from headct.train.feed import Feed, PretrainBatch, view_maker
 from headct.train.hooks import MetricsWriter, NonFiniteWriter, show_progress, trim_steps
 from headct.train.loop import Hook, LoopConfig, TrainState, fit
+from headct.train.memory import require_memory
 from headct.train.optim import make_optimizer
 from headct.train.panel import PanelWriter
 from headct.train.preflight import (
@@ -54,6 +55,7 @@ from headct.train.preflight import (
 from headct.train.recipe import PretrainRecipe
 from headct.train.runtime import Runtime, StopRequest, start_runtime
 from headct.train.saving import Checkpointer
+from headct.train.speed import Speedometer, find_peak
 from headct.train.trackers import Sink, open_trackers, require_trackers
 from headct.views.loader import ScanLoader
 
@@ -91,6 +93,7 @@ def pretrain(
     Raises:
         StoreError: no store, or an empty one.
         UsageError: the recipe contradicts itself or the grid of the store.
+        TrainingError: the GPU is too small; the message has the memory needed and what would fit.
         MismatchError: RUN holds a run of another recipe or store; the grid is another one.
         CheckpointError: another process trains into RUN, or its checkpoint is of another model.
         TrainingError: too many unreadable scans or steps that are not finite, or a rank is lost.
@@ -129,7 +132,10 @@ class PretrainRun:
             max_unreadable_fraction=recipe.max_unreadable_fraction,
             readers=recipe.compute.readers,
         )
-        self.feed = Feed(self.loader, view_maker(recipe, store), recipe, runtime.device)
+        maker = view_maker(recipe, store)
+        if (free := runtime.free_memory()) is not None:
+            require_memory(recipe, maker, free, runtime.world_size, runtime.dtype)
+        self.feed = Feed(self.loader, maker, recipe, runtime.device)
         self.events = Events(folder, runtime)
         self.trackers = require_trackers(recipe.record.trackers) if runtime.is_main else []
         torch.manual_seed(recipe.seed)
@@ -157,6 +163,7 @@ class PretrainRun:
         self.checkpoints.saved_step = self.state.step if saved else -1
         if (self.folder / "bundle" / "bundle.json").is_file() and self._is_done:
             return self._outcome("was-finished")
+        self.peak = find_peak(self.runtime)
         self._note_start(resumed=saved is not None)
         with self.checkpoints:
             self._train(stop)
@@ -227,8 +234,9 @@ class PretrainRun:
             )
 
     def _metrics_writer(self, sinks: Sequence[Sink]) -> MetricsWriter:
-        path = self.folder / "metrics.jsonl"
-        return MetricsWriter(path, self.recipe.record.metrics_every, alarms, sinks)
+        path, every = self.folder / "metrics.jsonl", self.recipe.record.metrics_every
+        speed = Speedometer(self.recipe, self.runtime, self.peak, self.state.step)
+        return MetricsWriter(path, every, alarms, sinks, speed)
 
     def _nonfinite_writer(self) -> NonFiniteWriter:
         def names(batch: PretrainBatch) -> list[str]:
@@ -280,10 +288,12 @@ class PretrainRun:
         for name in ("metrics.jsonl", "nonfinite.jsonl"):
             trim_steps(self.folder / name, self.state.step)
         self.events.tell_other_world_size()
-        self._note("resumed" if resumed else "started")
+        peak = {"peak_tflops": self.peak.flops / 1e12, "peak_from": self.peak.source}
+        self._note("resumed" if resumed else "started", peak)
 
-    def _note(self, event: str) -> None:
-        self.events.note(event, self.state.step, {"unreadable_scans": len(self.loader.unreadable)})
+    def _note(self, event: str, more: dict[str, Any] | None = None) -> None:
+        unreadable = {"unreadable_scans": len(self.loader.unreadable)}
+        self.events.note(event, self.state.step, unreadable | (more or {}))
 
     @property
     def _is_done(self) -> bool:

@@ -52,6 +52,10 @@ class Runtime:
         enabled = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
+    def free_memory(self) -> int | None:
+        """Free bytes of a GPU; None on a CPU."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
+
     def seed_step(self, seed: int, step: int) -> None:
         """Make torch's random numbers of a step a function of (seed, step, rank).
 

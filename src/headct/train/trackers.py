@@ -183,7 +183,7 @@ def group_of(name: str) -> str:
         return "probe"
     if name in ("lr", "weight_decay", "momentum"):
         return "schedule"
-    if name in ("seen_scans", "scans_per_s", "mfu"):
+    if name in ("seen_scans", "scans_per_s", "mfu", "tflops", "eta_s", "peak_memory_gib"):
         return "speed"
     return "guards"
 

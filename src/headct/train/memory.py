@@ -1,0 +1,249 @@
+"""How much device memory a run needs, and which settings make it fit, before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from headct.errors import TrainingError
+from headct.model.architecture import EncoderConfig
+from headct.objective.joint import JointObjective
+from headct.train.cost import StepShape, largest_shape
+from headct.train.recipe import PretrainRecipe
+from headct.views.batch import ViewMaker
+
+GIB = 2**30
+CONTEXT_BYTES = GIB
+"""Of CUDA itself, its libraries' workspaces and what the allocator cannot use."""
+HEADROOM = 1.05
+"""The estimate is held against the free memory with this factor."""
+VIEW_COPIES = 4
+"""Copies of the large views while they are augmented."""
+BATCHES_ALIVE = 2
+"""Views of the step, and those that are made meanwhile."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one device, by what they are for.
+
+    Attributes:
+        state: weights, gradients and moments.
+        activations: what the student's forward pass keeps for the backward pass.
+        passing: what is alive for a moment besides: a block of the teacher, prototypes.
+        views: volumes and views.
+        context: of the device.
+    """
+
+    state: int
+    activations: int
+    passing: int
+    views: int
+    context: int = CONTEXT_BYTES
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return self.state + self.activations + self.passing + self.views + self.context
+
+
+def estimate_memory(
+    recipe: PretrainRecipe,
+    maker: ViewMaker,
+    world_size: int = 1,
+    dtype: torch.dtype = torch.bfloat16,
+) -> MemoryEstimate:
+    """Device memory at the costliest step of a recipe.
+
+    Args:
+        recipe: with its batch, micro-batches, strategy and activation checkpointing.
+        maker: of its views on the grid of the store.
+        world_size: ranks.
+        dtype: of the matrix products.
+    """
+    n_scans = max(1, recipe.batch // (world_size * recipe.accumulate))
+    terms = {n for n in ("mae", "lat", "cls") if getattr(recipe.objective, n).weight > 0}
+    shape = largest_shape(maker, recipe.encoder, n_scans, terms)
+    return MemoryEstimate(
+        _state(recipe, world_size, dtype),
+        _activations(recipe, shape, dtype),
+        _passing(recipe, shape, world_size, dtype),
+        _views(maker, shape),
+    )
+
+
+def require_memory(
+    recipe: PretrainRecipe,
+    maker: ViewMaker,
+    available: int,
+    world_size: int = 1,
+    dtype: torch.dtype = torch.bfloat16,
+) -> MemoryEstimate:
+    """Raise where the run would not fit, with the settings that would.
+
+    Args:
+        recipe: as for `estimate_memory`, as are `maker`, `world_size` and `dtype`.
+        maker: of its views.
+        available: free bytes of the device.
+        world_size: ranks.
+        dtype: of the matrix products.
+
+    Raises:
+        TrainingError: too little memory; the message says how much is needed.
+    """
+    estimate = estimate_memory(recipe, maker, world_size, dtype)
+    if estimate.total * HEADROOM <= available:
+        return estimate
+    raise TrainingError(
+        f"the recipe needs about {estimate.total / GIB:.1f} GiB on each GPU"
+        f" ({estimate.state / GIB:.1f} for weights and moments, {estimate.activations / GIB:.1f}"
+        f" for activations), and {available / GIB:.1f} GiB are free",
+        remedy=_what_fits(recipe, maker, available, world_size, dtype),
+        code="gpu-too-small",
+    )
+
+
+def _what_fits(
+    recipe: PretrainRecipe, maker: ViewMaker, available: int, world_size: int, dtype: torch.dtype
+) -> str:
+    """The first change of the recipe that fits, cheapest first, as --set."""
+    strategies = ("ddp", "fsdp") if world_size > 1 else (recipe.compute.strategy,)
+    for strategy in strategies:
+        for recomputed in (False, True):
+            for accumulate in _ways_to_split(recipe, world_size):
+                wanted = {
+                    "accumulate": accumulate,
+                    "compute.activation_checkpointing": recomputed,
+                    "compute.strategy": strategy,
+                }
+                changed = _changed(recipe, accumulate, recomputed, strategy)
+                needed = estimate_memory(changed, maker, world_size, dtype).total
+                if needed * HEADROOM <= available:
+                    now = recipe.settings()
+                    sets = [f"--set {k}={_toml(v)}" for k, v in wanted.items() if now[k] != v]
+                    return f"{' '.join(sets)} needs about {needed / GIB:.1f} GiB"
+    return "take a smaller encoder (the recipe small, then demo), or more GPUs with --set" + (
+        " compute.strategy=fsdp"
+    )
+
+
+def _ways_to_split(recipe: PretrainRecipe, world_size: int) -> list[int]:
+    share = recipe.batch // world_size
+    return [n for n in range(recipe.accumulate, share + 1) if share % n == 0]
+
+
+def _changed(
+    recipe: PretrainRecipe, accumulate: int, recomputed: bool, strategy: str
+) -> PretrainRecipe:
+    compute = recipe.compute.model_copy(
+        update={"activation_checkpointing": recomputed, "strategy": strategy}
+    )
+    return recipe.model_copy(update={"accumulate": accumulate, "compute": compute})
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _state(recipe: PretrainRecipe, world_size: int, dtype: torch.dtype) -> int:
+    """Weights, gradients and AdamW's moments in float32; copies for the products."""
+    with torch.device("meta"):
+        objective = JointObjective(recipe.objective, recipe.encoder)
+    n_all = sum(p.numel() for p in objective.parameters())
+    n_trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    n_buffers = sum(b.numel() for b in objective.buffers())
+    sharded = 4 * n_all + 12 * n_trained
+    copies = dtype.itemsize * n_all if dtype.itemsize < 4 else 0  # autocast's, for one forward pass
+    if world_size == 1:
+        return sharded + copies + 4 * n_buffers
+    if recipe.compute.strategy == "fsdp":
+        largest = max(
+            sum(p.numel() for p in part.parameters())
+            for part in (objective.student.blocks[0], *_heads(objective))
+        )
+        return sharded // world_size + copies + 3 * 4 * largest + 4 * n_buffers
+    return sharded + copies + 4 * n_trained + 4 * n_buffers  # and DDP's buckets of gradients
+
+
+def _heads(objective: JointObjective) -> list[torch.nn.Module]:
+    return [] if objective.distillation is None else [objective.distillation]
+
+
+def _activations(recipe: PretrainRecipe, shape: StepShape, dtype: torch.dtype) -> int:
+    encoder, objective = recipe.encoder, recipe.objective
+    recomputed = recipe.compute.activation_checkpointing
+    prefix = 1 + encoder.n_registers
+    n_large = shape.n_scans * shape.n_global
+    seen = n_large * (shape.n_visible + prefix)
+    total = _trunk(encoder, seen, recomputed, dtype)
+    if shape.terms & {"mae", "lat"}:
+        n_asked = n_large * shape.n_asked(objective)
+        sizes = objective.decoder.width, objective.decoder.depth, encoder.mlp_ratio
+        total += _blocks(seen + n_asked, *sizes, False, recomputed, dtype)
+        if "mae" in shape.terms:  # guess, target, weight and their difference, in float32
+            total += n_asked * len(encoder.windows) * encoder.patch_voxels * 4 * 4
+    if "cls" in shape.terms:
+        local = shape.n_scans * shape.n_local * (shape.n_local_patches + prefix)
+        total += _trunk(encoder, local, recomputed, dtype)
+    return total
+
+
+def _passing(recipe: PretrainRecipe, shape: StepShape, world_size: int, dtype: torch.dtype) -> int:
+    encoder = recipe.encoder
+    if not shape.terms & {"lat", "cls"}:
+        return 0
+    kept = shape.n_scans * shape.n_global * (shape.n_kept + 1 + encoder.n_registers)
+    block = encoder.width * (3 * 4 + dtype.itemsize * (4 + 2 * encoder.mlp_ratio))
+    patches = len(encoder.windows) * encoder.patch_voxels * (4 + dtype.itemsize)
+    total = kept * max(block, patches)
+    return total + (_prototypes(recipe, shape, world_size) if "cls" in shape.terms else 0)
+
+
+def _trunk(encoder: EncoderConfig, n_tokens: int, recomputed: bool, dtype: torch.dtype) -> int:
+    patches = n_tokens * len(encoder.windows) * encoder.patch_voxels * dtype.itemsize
+    scaled = encoder.layer_scale is not None
+    sizes = encoder.width, encoder.depth, encoder.mlp_ratio
+    return patches + _blocks(n_tokens, *sizes, scaled, recomputed, dtype)
+
+
+def _blocks(
+    n_tokens: int,
+    width: int,
+    depth: int,
+    mlp_ratio: int,
+    scaled: bool,
+    recomputed: bool,
+    dtype: torch.dtype,
+) -> int:
+    """What the blocks keep for the backward pass: two norm inputs in float32, the rest as computed.
+
+    As computed: the input of qkv; q, k, v and what attention gives, twice; the input of the MLP,
+    its hidden layer before and after GELU; with LayerScale, the output of both branches.
+    """
+    kept = 2 * 4 + dtype.itemsize * (7 + 2 * mlp_ratio + 2 * scaled)
+    if recomputed:
+        return n_tokens * width * (depth * 4 + kept)
+    return n_tokens * width * depth * kept
+
+
+def _prototypes(recipe: PretrainRecipe, shape: StepShape, world_size: int) -> int:
+    """Logits of student and teacher, float32, with what is made of them."""
+    cls = recipe.objective.cls
+    if cls.objective == "coding-rate":
+        return 0
+    prototypes = getattr(cls, cls.objective)
+    student = (shape.n_global + shape.n_local) * shape.n_scans
+    teacher = shape.n_global * shape.n_scans * world_size + getattr(prototypes, "n_queue", 0)
+    return 4 * int(prototypes.n_prototypes) * (3 * student + 2 * teacher)
+
+
+def _views(maker: ViewMaker, shape: StepShape) -> int:
+    z, y, x = maker.shape_zyx
+    lz, ly, lx = maker.local_shape
+    large = shape.n_global * z * y * x
+    small = shape.n_local * lz * ly * lx
+    volumes = 2 * z * y * x
+    once = volumes + 4 * (large + small)
+    making = 4 * (VIEW_COPIES - 1) * max(large, small)
+    return shape.n_scans * (BATCHES_ALIVE * once + making)

@@ -1,0 +1,100 @@
+"""A rank dies or falls silent: all stop in time with the cause, and the run goes on by itself."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from headct.run import read_jsonl
+
+from .tiny import RANKS_ENVIRONMENT, make_store, run_ranks, torchrun, write_recipe
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """(store, recipe file)."""
+    folder = tmp_path_factory.mktemp("lost")
+    record = {"metrics_every": 1, "checkpoint_every": 2, "panel_every": 0}
+    toml = write_recipe(folder / "tiny.toml", steps=STEPS, record=record)
+    return make_store(folder / "store"), toml
+
+
+def ranks_of(agent: int) -> list[int]:
+    """Process ids of the ranks that a torchrun started, by rank."""
+    children = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            stat, environ = (Path("/proc", entry, name).read_text() for name in ("stat", "environ"))
+            parent = int(stat.rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if parent == agent:
+            children += [(v, int(entry)) for v in environ.split("\0") if v.startswith("RANK=")]
+    return [pid for _, pid in sorted(children)]
+
+
+def strike(arguments, run, number, restarts=0, *more):
+    """Send a signal to the second of two ranks in mid-run: (exit code, stderr, seconds after)."""
+    start = torchrun(*arguments, *more, restarts=restarts)
+    process = subprocess.Popen(
+        start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=RANKS_ENVIRONMENT
+    )
+    deadline = time.monotonic() + 200
+    while not any(row["step"] >= 7 for row in read_jsonl(run / "metrics.jsonl")):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    victim = ranks_of(process.pid)[1]
+    os.kill(victim, number)
+    struck = time.monotonic()
+    try:
+        _, said = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    return process.returncode, said, time.monotonic() - struck
+
+
+def test_a_dead_rank_stops_the_other_with_the_cause(case, tmp_path):
+    store, toml = case
+    run = tmp_path / "run"
+    code, said, seconds = strike((toml, "--store", store, "--out", run), run, signal.SIGKILL)
+    assert code != 0
+    assert seconds < 60
+    assert "Signal 9 (SIGKILL)" in said
+    assert "[rank-lost]" in said
+    assert "rank 0 of 2 stops" in said
+    assert "last checkpoint" in said
+
+
+def test_a_silent_rank_stops_the_other_in_time(case, tmp_path):
+    store, toml = case
+    run = tmp_path / "run"
+    arguments = (toml, "--store", store, "--out", run, "--set", "compute.rank_timeout_s=8")
+    code, said, seconds = strike(arguments, run, signal.SIGSTOP)
+    assert code != 0
+    assert seconds < 8 + 60  # torchrun gives a stopped rank 30 s to die before it kills it
+    assert re.search(r"rank 0 of 2 stops: another rank died or has not\s+answered for\s+8 s", said)
+
+
+def test_torchrun_restarts_from_the_last_checkpoint(case, tmp_path):
+    store, toml = case
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    done = run_ranks(toml, "--store", store, "--out", whole)
+    assert done.returncode == 0, done.stderr[-3000:]
+    code, said, _ = strike((toml, "--store", store, "--out", run), run, signal.SIGKILL, 1)
+    assert code == 0, said[-3000:]
+    events = list(read_jsonl(run / "events.jsonl"))
+    assert [row["event"] for row in events] == ["started", "resumed", "finished"]
+    assert events[1]["step"] >= 4
+    weights = [load_file(r / "bundle" / "encoder.safetensors") for r in (whole, run)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
