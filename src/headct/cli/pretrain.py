@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from headct.train.pretrain import Outcome
+    from headct.train.watch import LabelledSubset
+
+
+class Cluster(StrEnum):
+    """Where `--submit` sends a run."""
+
+    slurm = "slurm"
+    local = "local"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +39,24 @@ def pretrain(
         list[str] | None, typer.Option("--set", help="key=value; can be given again.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Label table: probes on these scans while training; learns nothing."),
+    ] = None,
+    labels_store: Annotated[
+        Path | None, typer.Option(help="Store of the labelled scans; default: that of --store.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Key file, where labels need it.")] = None,
+    submit: Annotated[
+        Cluster | None, typer.Option(help="Run as a job, and come back after each time limit.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines of a job.")] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each machine of a job.")] = 0,
+    tasks: Annotated[
+        int | None, typer.Option(min=1, help="Ranks on each machine; default: one a GPU.")
+    ] = None,
+    minutes: Annotated[int, typer.Option(min=1, help="Time limit of a turn of a job.")] = 1440,
 ) -> None:
     """Train an encoder on unlabelled scans: masked reconstruction and self-distillation.
 
@@ -37,17 +68,25 @@ def pretrain(
     Other length: headct pretrain demo --set steps=100 --store archive/pool --out short
     Several GPUs: torchrun --standalone --nproc-per-node 4 --no-python
       headct pretrain base --store S --out R
+    Sharded weights: add --set compute.strategy=fsdp
+    Slurm: headct pretrain base --store S --out R --submit slurm --partition gpu --gpus 8
     """  # noqa: D301
-    from headct.config import load_recipe
     from headct.errors import UsageError
-    from headct.train.pretrain import pretrain as train
-    from headct.train.recipe import PretrainRecipe
 
+    call = Call(recipe, store, out, tuple(overrides or ()), threads, labels, labels_store, key)
     if resume and not (out / "config.toml").is_file():
         raise UsageError(f"{out.name} holds no run to resume", remedy="leave --resume out")
-    outcome = train(
-        load_recipe(recipe, PretrainRecipe, overrides or ()), store, out, threads=threads
-    )
+    if submit is not None:
+        from headct.train.submit import Resources
+        from headct.train.submit import submit as hand_over
+
+        call.require_sound()
+        logs = out.absolute().with_name(f"{out.name}.jobs")
+        resources = Resources(nodes, gpus, tasks, minutes, partition)
+        job = hand_over(call.absolute(), logs, submit.value, resources)
+        print(f"job {job}; logs in {logs}")
+        return
+    outcome = call.train()
     if outcome.status == "stopped":
         print(f"saved at step {outcome.step}")
         raise KeyboardInterrupt
@@ -55,3 +94,66 @@ def pretrain(
         print(f"{out} is finished ({outcome.step} steps); nothing to do")
         return
     print(f"{outcome.step} steps, {outcome.seen_scans} scans seen; encoder in {out / 'bundle'}")
+
+
+@dataclass(frozen=True)
+class Call:
+    """What was asked for; calling it trains, and says whether it was stopped before the end."""
+
+    recipe: str
+    store: Path
+    out: Path
+    overrides: tuple[str, ...]
+    threads: int | None
+    labels: Path | None
+    labels_store: Path | None
+    key: Path | None
+
+    def __call__(self) -> bool:
+        """As a job."""
+        return self.train().status == "stopped"
+
+    def train(self) -> Outcome:
+        """In this process."""
+        from headct.config import load_recipe
+        from headct.train.pretrain import pretrain as train
+        from headct.train.recipe import PretrainRecipe
+
+        recipe = load_recipe(self.recipe, PretrainRecipe, self.overrides)
+        watch = self._watch(recipe.seed)
+        return train(recipe, self.store, self.out, threads=self.threads, watch=watch)
+
+    def require_sound(self) -> None:
+        """Raise, before a job waits in a queue, where recipe, store or labels cannot be used."""
+        from headct.config import load_recipe
+        from headct.store.store import open_store
+        from headct.train.preflight import require_grid, require_same_recipe
+        from headct.train.recipe import PretrainRecipe
+
+        recipe = load_recipe(self.recipe, PretrainRecipe, self.overrides)
+        require_grid(recipe, open_store(self.store))
+        require_same_recipe(self.out, recipe)
+        self._watch(recipe.seed)
+
+    def absolute(self) -> Call:
+        """The same from whatever folder it is called."""
+        from dataclasses import replace
+
+        places = ("store", "out", "labels", "labels_store", "key")
+        found = {name: getattr(self, name) for name in places}
+        recipe = str(Path(self.recipe).absolute()) if Path(self.recipe).is_file() else self.recipe
+        return replace(
+            self, recipe=recipe, **{name: path and path.absolute() for name, path in found.items()}
+        )
+
+    def _watch(self, seed: int) -> LabelledSubset | None:
+        if self.labels is None:
+            return None
+        from headct.adapt.online import labelled_subset
+        from headct.dicom.pseudonym import load_key
+        from headct.store.labels import needs_key
+        from headct.store.store import open_store
+
+        secret = load_key(self.key) if needs_key(self.labels) else None
+        store = open_store(self.labels_store or self.store)
+        return labelled_subset(self.labels, store, secret, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -47,6 +47,16 @@ class Embedding:
     max: NDArray[np.float32]
     region: NDArray[np.float32]
     scan_ids: tuple[str, ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Embedding], scan_ids: tuple[str, ...] = ()) -> Embedding:
+        """The vectors of several batches, one after the other."""
+        vectors = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)
+            if field.name != "scan_ids"
+        }
+        return cls(**vectors, scan_ids=scan_ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,12 +209,7 @@ class Bundle:
             )
             for start in track(starts, "embed", len(starts), unit="batches")
         ]
-        vectors = {
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])
-            for field in fields(Embedding)
-            if field.name != "scan_ids"
-        }
-        return Embedding(**vectors, scan_ids=tuple(store.scan_ids))
+        return Embedding.joined(parts, tuple(store.scan_ids))
 
     def _encode_part(self, hu: Tensor) -> Tokens:
         hu = hu.to(self.device)

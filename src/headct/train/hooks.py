@@ -29,6 +29,7 @@ class MetricsWriter:
         alarms: metrics -> what is wrong, in words; each alarm is said once on stderr.
         sinks: trackers that get the same lines.
         measure: more numbers about a step; asked for only where a line is written.
+        found: what was found out after a step; where there is something, a line is written.
     """
 
     def __init__(
@@ -38,20 +39,22 @@ class MetricsWriter:
         alarms: Alarms = lambda _: [],
         sinks: Sequence[Callable[[Mapping[str, Any]], None]] = (),
         measure: Callable[[StepRecord], Mapping[str, float]] = lambda _: {},
+        found: Callable[[int], Mapping[str, float]] = lambda _: {},
     ) -> None:
         self.path, self.every, self.alarms, self.sinks = path, every, alarms, sinks
-        self.measure = measure
+        self.measure, self.found = measure, found
         self.said: set[str] = set()
 
     def __call__(self, state: TrainState, record: StepRecord) -> None:
         """Write where it is time."""
-        if record.applied and record.step > 1 and record.step % self.every:
+        found = self.found(record.step)
+        if record.applied and record.step > 1 and record.step % self.every and not found:
             return
         numbers = record.terms | record.scheduled | {"gradient_norm": record.gradient_norm}
         row: dict[str, Any] = {"step": record.step, "seen_scans": state.seen_scans}
         row |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         row |= {"applied": record.applied, "scans_per_s": record.n_scans / record.seconds}
-        row |= self.measure(record)
+        row |= {**self.measure(record), **found}
         if raised := self.alarms(record.terms):
             row["alarms"] = raised
             self._say(raised, record.step)

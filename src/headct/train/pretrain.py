@@ -57,6 +57,7 @@ from headct.train.runtime import Runtime, StopRequest, start_runtime
 from headct.train.saving import Checkpointer
 from headct.train.speed import Speedometer, find_peak
 from headct.train.trackers import Sink, open_trackers, require_trackers
+from headct.train.watch import LabelledSubset, OnlineProbe
 from headct.views.loader import ScanLoader
 
 PANEL_SCANS = 4
@@ -80,7 +81,12 @@ class Outcome:
 
 
 def pretrain(
-    recipe: PretrainRecipe, store_path: str | Path, out: str | Path, *, threads: int | None = None
+    recipe: PretrainRecipe,
+    store_path: str | Path,
+    out: str | Path,
+    *,
+    threads: int | None = None,
+    watch: LabelledSubset | None = None,
 ) -> Outcome:
     """Train, or go on where an earlier call with the same recipe and store stopped.
 
@@ -89,6 +95,7 @@ def pretrain(
         store_path: the scans.
         out: RUN folder.
         threads: CPU threads of this process.
+        watch: labelled scans that the encoder is probed with; they change nothing.
 
     Raises:
         StoreError: no store, or an empty one.
@@ -105,7 +112,7 @@ def pretrain(
         runtime = stack.enter_context(
             start_runtime(recipe.precision, threads, compute.rank_timeout_s)
         )
-        run = PretrainRun(recipe, store, folder, runtime)
+        run = PretrainRun(recipe, store, folder, runtime, watch)
         require_same_recipe(folder, recipe)
         runtime.barrier()  # all have looked at RUN before the main rank writes there
         if runtime.is_main:
@@ -118,9 +125,18 @@ class PretrainRun:
     """One run on one rank: its parts, checked against each other before the first step."""
 
     def __init__(
-        self, recipe: PretrainRecipe, store: Store, folder: Path, runtime: Runtime
+        self,
+        recipe: PretrainRecipe,
+        store: Store,
+        folder: Path,
+        runtime: Runtime,
+        watch: LabelledSubset | None = None,
     ) -> None:
         require_grid(recipe, store)
+        if watch is not None:
+            store.preprocessing.require_same(
+                watch.store.preprocessing, "the store", "the store of the labelled scans"
+            )
         self.recipe, self.store, self.folder, self.runtime = recipe, store, folder, runtime
         self.loader = ScanLoader(
             store,
@@ -137,6 +153,7 @@ class PretrainRun:
             require_memory(recipe, maker, free, runtime.world_size, runtime.dtype)
         self.feed = Feed(self.loader, maker, recipe, runtime.device)
         self.events = Events(folder, runtime)
+        self.watch = watch
         self.trackers = require_trackers(recipe.record.trackers) if runtime.is_main else []
         torch.manual_seed(recipe.seed)
         self.objective = self._make_objective()
@@ -207,10 +224,13 @@ class PretrainRun:
         left = (recipe.steps - state.step) * recipe.batch
         with ExitStack() as stack:
             hooks: list[Hook] = [self._nonfinite_writer(), self._panel_writer()]
+            probe = self._probe()
+            if probe is not None:
+                hooks.append(probe)
             if self.runtime.is_main:
                 tracker = stack.enter_context(tracking(f"pretrain {recipe.name}", left))
                 sinks = stack.enter_context(open_trackers(self.trackers, self.folder, self.recipe))
-                hooks += [self._metrics_writer(sinks), show_progress(tracker)]
+                hooks += [self._metrics_writer(sinks, probe), show_progress(tracker)]
             batches = stack.enter_context(self.feed.batches(state.step))
             self.objective.train()
             fit(
@@ -233,10 +253,17 @@ class PretrainRun:
                 stop=stop,
             )
 
-    def _metrics_writer(self, sinks: Sequence[Sink]) -> MetricsWriter:
+    def _probe(self) -> OnlineProbe | None:
+        if self.watch is None:
+            return None
+        every = self.recipe.record.probe_every
+        return OnlineProbe(self.watch, self._whole_objective, every, self.runtime.dtype)
+
+    def _metrics_writer(self, sinks: Sequence[Sink], probe: OnlineProbe | None) -> MetricsWriter:
         path, every = self.folder / "metrics.jsonl", self.recipe.record.metrics_every
         speed = Speedometer(self.recipe, self.runtime, self.peak, self.state.step)
-        return MetricsWriter(path, every, alarms, sinks, speed)
+        found = probe.found if probe is not None else lambda _: {}
+        return MetricsWriter(path, every, alarms, sinks, speed, found)
 
     def _nonfinite_writer(self) -> NonFiniteWriter:
         def names(batch: PretrainBatch) -> list[str]:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from headct.errors import TrainingError, UsageError
 from headct.views.draws import generator
@@ -112,9 +114,8 @@ def start_runtime(
         yield runtime
         return
     timeout = timedelta(seconds=rank_timeout_s)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timeout)
+        _join(device, timeout)
         yield replace(runtime, saving=dist.new_group(backend="gloo", timeout=timeout))
     except RuntimeError as error:
         if not _is_of_another_rank(error):
@@ -129,6 +130,18 @@ def start_runtime(
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _join(device: torch.device, timeout: timedelta) -> None:
+    """Meet the other ranks, by the environment that torchrun or submitit made."""
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    # torchrun hands the same store to restarted ranks, and in it stand the addresses of the dead.
+    # On one node all ranks agree on the number of restarts; agents of several count their own.
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"attempt-{attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def _take_device(local_rank: int) -> torch.device:
@@ -163,12 +176,12 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop: Ctrl-C, SIGTERM or SIGUSR1 (Slurm, preemption).
+    """Whether somebody asked the run to stop: Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2 (Slurm).
 
     The first signal lets the step end and a checkpoint be written; a second Ctrl-C stops at once.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.requested = False
