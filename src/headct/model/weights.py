@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import pickle
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -45,14 +44,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # of other pickle protocols; what is refused is said
             with torch.serialization.safe_globals([argparse.Namespace]):  # plain settings
                 found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            "the weight file holds more than data, and opening it could run code",
-            remedy="ask its authors for safetensors, or save only its state_dict",
-        ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(
             "the weight file cannot be read", remedy="download it again; is it complete?"
+        ) from error
+    except Exception as error:  # what weights_only met is neither tensors nor plain values
+        raise CheckpointError(
+            "the weight file holds more than data, and opening it could run code",
+            remedy="ask its authors for safetensors, or save only its state_dict",
         ) from error
     return _tensors(found)
 
