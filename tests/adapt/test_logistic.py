@@ -8,6 +8,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from headct.adapt.logistic import (
     cross_validated_loss,
     draw_folds,
+    eigenbasis,
     fit_logistic,
     log_loss,
     sigmoid,
@@ -82,10 +83,38 @@ def test_folds_keep_patients_whole_and_share_out_rare_findings():
     assert max(per_fold) - min(per_fold) <= 1
 
 
+@pytest.mark.parametrize(("n", "d"), [(200, 20), (60, 90)])
+def test_held_out_scores_are_those_of_fits_on_the_other_rows(n, d):
+    x, y = data(n, d)
+    strengths = np.array([1e-2, 1.0])
+    fold = draw_folds(np.arange(n).astype(object), y, 4, seed=0)
+    for number in range(4):
+        held = fold == number
+        alone = fit_logistic(x[~held], y[~held], strengths).scores(x[held])
+        found = eigenbasis(x, 0.0).held_out_scores(y, strengths, held)
+        np.testing.assert_allclose(found, alone, atol=5e-3)
+
+
 def test_cross_validation_prefers_strength_where_there_is_nothing_to_learn():
     x, _ = data(100, 60)
     y = (np.random.default_rng(1).random((100, 1)) < 0.5).astype(np.int8)
     fold = draw_folds(np.arange(100).astype(object), y, 5, seed=0)
-    losses = cross_validated_loss(x, y, np.array([1e-5, 10.0]), fold)
+    losses = cross_validated_loss(eigenbasis(x, 0.0), y, np.array([1e-5, 10.0]), fold)
     assert losses[0, 0] < losses[1, 0]
     assert losses[0, 0] == pytest.approx(np.log(2), abs=0.03)
+
+
+def test_a_strength_that_is_far_behind_is_not_tried_again_and_the_best_is_the_same():
+    x, y = data(240, 60)
+    fold = draw_folds(np.arange(240).astype(object), y, 5, seed=0)
+    strengths = np.array([1e-3, 1e-2, 1e-1, 1e3])
+    basis = eigenbasis(x, 0.0)
+    losses = cross_validated_loss(basis, y, strengths, fold)
+    scores = np.empty((240, 4, 2))
+    for number in range(5):
+        scores[fold == number] = basis.held_out_scores(y, strengths, fold == number)
+    all_tried = log_loss(scores, y)
+    assert np.isinf(losses[3]).all()
+    assert losses.mean(1).argmin() == all_tried.mean(1).argmin()
+    tried = np.isfinite(losses)
+    np.testing.assert_allclose(losses[tried], all_tried[tried], atol=2e-4)

@@ -15,6 +15,7 @@ Singles = NDArray[np.float32]
 MAX_STEPS = 300
 TOLERANCE, TOLERANCE_FOLD = 1e-5, 1e-4
 """Change of a logit by a step at which a fit has arrived; folds only choose a strength."""
+OUT_OF_THE_RACE = 0.2
 SMALLEST_EIGENVALUE = 1e-6
 """Share of the largest; directions with less variance than that are dropped."""
 
@@ -41,51 +42,77 @@ def sigmoid(logits: Floats) -> Floats:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))
 
 
-def fit_logistic(
-    x: Floats,
-    y: NDArray[np.int8],
-    c: Floats,
-    evenness: float = 0.0,
-    tolerance: float = TOLERANCE,
-) -> Logistic:
+def fit_logistic(x: Floats, y: NDArray[np.int8], c: Floats, evenness: float = 0.0) -> Logistic:
     """L2-regularised logistic regressions, one per strength and finding.
 
     Minimises  |w|^2 / (2 c) + sum over known labels of the log loss;  the bias is free. With
     `evenness` the norm is taken after principal directions of smaller spread s are stretched by
     (s_max / s)^evenness: 0 is the plain norm, 1 counts all directions alike.
 
-    One basis serves all of them: in the eigenbasis of the centred features, diag(s^2) / 4 + 1 / c
-    bounds every Hessian from above, so accelerated steps with that diagonal need no line search,
-    and a step for all strengths and findings is two matrix products.
-
     Args:
         x: features, [n d].
         y: 1, 0 or -1 (unknown), [n f].
         c: inverse strengths, [k].
         evenness: 0 to 1.
-        tolerance: see TOLERANCE.
 
     Returns:
         weight [k f d], bias [k f].
+    """
+    return eigenbasis(x, evenness).fit(y, c)
+
+
+@dataclass(frozen=True)
+class Eigenbasis:
+    """Features in their own principal directions, where many fits are cheap.
+
+    One basis serves all findings, strengths and folds: there diag(s^2) / 4 + 1 / c bounds the
+    Hessian of each from above (rows that a fold leaves out only lower it), so accelerated steps
+    with that diagonal need no line search, and a step of all fits is two matrix products.
+
+    Attributes:
+        z: centred and stretched features, [n r].
+        directions: from features to z, [d r].
+        variance: squared sums of the columns of z, [r].
+        centre: of the features, [d].
 
     Source:
         Boehning 1992, Ann. Inst. Stat. Math. 44:197 (the bound); Beck and Teboulle 2009,
         SIAM J. Imaging Sci. 2:183 (the acceleration); O'Donoghue and Candes 2015 (the restart).
     """
+
+    z: Singles
+    directions: Floats
+    variance: Floats
+    centre: Floats
+
+    def fit(self, y: NDArray[np.int8], c: Floats) -> Logistic:
+        """Fits on all rows, for features as they were given: weight [k f d], bias [k f]."""
+        weight, bias = self._fit(self.z, y, c, TOLERANCE)
+        full = self.directions @ weight
+        k, f = len(c), y.shape[1]
+        return Logistic(full.T.reshape(k, f, -1), (bias - self.centre @ full).reshape(k, f))
+
+    def held_out_scores(self, y: NDArray[np.int8], c: Floats, held: NDArray[np.bool_]) -> Floats:
+        """Scores [h k f] of the rows held out, by fits on all others."""
+        weight, bias = self._fit(self.z[~held], y[~held], c, TOLERANCE_FOLD)
+        scores = sigmoid(self.z[held] @ weight + bias)
+        return scores.reshape(-1, len(c), y.shape[1])
+
+    def _fit(
+        self, z: Singles, y: NDArray[np.int8], c: Floats, tolerance: float
+    ) -> tuple[Floats, Floats]:
+        k, f = len(c), y.shape[1]
+        known = np.tile(y != UNKNOWN, k)  # [n k*f]
+        target = np.tile((y == 1).astype(np.float64), k)
+        ridge = np.repeat(1 / c, f)  # [k*f]
+        step = 1 / (self.variance[:, None] / 4 + ridge)  # [r k*f]
+        return _minimise(z, target, known, ridge, step, 4 / len(self.z), tolerance)
+
+
+def eigenbasis(x: Floats, evenness: float) -> Eigenbasis:
+    """The basis of features [n d]; see `fit_logistic` for `evenness`."""
     centre = x.mean(0)
-    z, basis, variance = _eigenbasis(x - centre, evenness)
-    k, f = len(c), y.shape[1]
-    known = np.tile(y != UNKNOWN, k)  # [n k*f]
-    target = np.tile((y == 1).astype(np.float64), k)
-    ridge = np.repeat(1 / c, f)  # [k*f]
-    step = 1 / (variance[:, None] / 4 + ridge)  # [r k*f]
-    weight, bias = _minimise(z, target, known, ridge, step, tolerance)
-    full = basis @ weight
-    return Logistic(full.T.reshape(k, f, -1), (bias - centre @ full).reshape(k, f))
-
-
-def _eigenbasis(x: Floats, evenness: float) -> tuple[Singles, Floats, Floats]:
-    """Centred features in the stretched eigenbasis [n r], that basis [d r], squared sums [r]."""
+    x = x - centre
     n, d = x.shape
     values, vectors = np.linalg.eigh(x @ x.T if n < d else x.T @ x)
     kept = values > SMALLEST_EIGENVALUE * max(float(values[-1]), 1e-30)
@@ -93,7 +120,8 @@ def _eigenbasis(x: Floats, evenness: float) -> tuple[Singles, Floats, Floats]:
     basis = (x.T @ vectors) / np.sqrt(values) if n < d else vectors
     stretch = (values / values.max(initial=1e-30)) ** (-evenness / 2)
     basis = basis * stretch
-    return x.astype(np.float32) @ basis.astype(np.float32), basis, values * stretch**2
+    z = x.astype(np.float32) @ basis.astype(np.float32)
+    return Eigenbasis(z, basis, values * stretch**2, centre)
 
 
 def _minimise(
@@ -102,6 +130,7 @@ def _minimise(
     known: NDArray[np.bool_],
     ridge: Floats,
     step: Floats,
+    step_bias: float,
     tolerance: float,
 ) -> tuple[Floats, Floats]:
     """Weights [r m] and biases [m] of m fits; a fit that has arrived leaves the others to go on.
@@ -119,7 +148,7 @@ def _minimise(
     for _ in range(MAX_STEPS):
         residual = (sigmoid(z @ ahead_weight + ahead_bias) - wanted) * known
         move = rate * (z.T @ residual + pull * ahead_weight)
-        move_bias = residual.sum(0) * np.float32(4 / len(z))
+        move_bias = residual.sum(0) * np.float32(step_bias)
         new_weight, new_bias = ahead_weight - move, ahead_bias - move_bias
         # restart where the step points against the momentum: no overshoot, and no rate to tune
         uphill = ((new_weight - weight) * move / rate).sum(0) > 0
@@ -179,11 +208,21 @@ def draw_folds(
 
 
 def cross_validated_loss(
-    x: Floats, y: NDArray[np.int8], c: Floats, fold: NDArray[np.int64], evenness: float = 0.0
+    basis: Eigenbasis, y: NDArray[np.int8], c: Floats, fold: NDArray[np.int64]
 ) -> Floats:
-    """Mean log loss of held-out scans, [k f]."""
-    scores = np.empty((len(x), len(c), y.shape[1]))
+    """Mean log loss of held-out rows, [k f].
+
+    A strength that lost OUT_OF_THE_RACE more than the best on one fold is not tried on the next
+    ones, and has an infinite loss: weak penalties cost the most steps and are the first to lose.
+    """
+    scores = np.full((len(y), len(c), y.shape[1]), np.nan)
+    on = np.arange(len(c))
     for number in np.unique(fold):
         held = fold == number
-        scores[held] = fit_logistic(x[~held], y[~held], c, evenness, TOLERANCE_FOLD).scores(x[held])
-    return log_loss(scores, y)
+        found = basis.held_out_scores(y, c[on], held)
+        scores[np.ix_(held, on)] = found
+        losses = log_loss(found, y[held]).mean(1)
+        on = on[losses <= (1 + OUT_OF_THE_RACE) * losses.min()]
+    losses = np.full((len(c), y.shape[1]), np.inf)
+    losses[on] = log_loss(scores[:, on], y)
+    return losses

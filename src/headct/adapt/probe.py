@@ -12,7 +12,7 @@ from pydantic import Field
 
 from headct.adapt.features import FeatureTable
 from headct.adapt.knn import KnnConfig, Neighbours, fit_neighbours
-from headct.adapt.logistic import Logistic, cross_validated_loss, draw_folds, fit_logistic
+from headct.adapt.logistic import Logistic, cross_validated_loss, draw_folds, eigenbasis
 from headct.adapt.operating import OperatingConfig, calibrate, settle
 from headct.adapt.predictions import to_predictions, write_predictions
 from headct.adapt.readout import fit_readout
@@ -156,9 +156,9 @@ def fit_head(
     """
     strengths = np.asarray(config.strengths_c)
     fold = draw_folds(labels.patient_id, labels.values, config.n_folds, seed)
-    losses = cross_validated_loss(x, labels.values, strengths, fold, config.evenness)
-    best = losses.mean(1).argmin()
-    fit = fit_logistic(x, labels.values, strengths[best : best + 1], config.evenness)
+    basis = eigenbasis(x, config.evenness)
+    best = cross_validated_loss(basis, labels.values, strengths, fold).mean(1).argmin()
+    fit = basis.fit(labels.values, strengths[best : best + 1])
     return Logistic(fit.weight[0], fit.bias[0]), float(strengths[best])
 
 
