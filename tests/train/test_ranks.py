@@ -126,3 +126,31 @@ def test_one_rank_goes_on_where_two_stopped(two_ranks, tmp_path):
     assert rows_of(run)[:3] == rows_of(whole)[:3]
     assert latest_checkpoint(run / "checkpoints").counters["seen_scans"] == 4 * STEPS
     assert_close(run, whole)
+
+
+def test_an_anchor_and_centred_prototypes_can_be_sharded(case, tmp_path):
+    store, _ = case
+    objective = EXACT["objective"] | {
+        "gram": {"weight": 1.0, "anchor_fraction": 0.2, "ramp": [0.3, 0.3]},
+        "cls": {
+            "weight": 0.5,
+            "ramp": [0.0, 0.0],
+            "objective": "centring",
+            "hidden": 16,
+            "out": 8,
+            "centring": {"n_prototypes": 32},
+        },
+    }
+    encoder = exact_encoder() | {"position_grid_zyx": [4, 4, 4], "n_tokens": 64}
+    changes = EXACT | {"objective": objective, "encoder": encoder}
+    views = {"crop": {"n_global": 2, "n_local": 2, "stretch": True}}
+    toml = write_recipe(tmp_path / "tiny.toml", **changes, views=views)
+    whole = tmp_path / "whole"
+    done = headct_pretrain(toml, "--store", store, "--out", whole)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    done = run_ranks(toml, "--store", store, "--out", run, "--set", "compute.strategy=fsdp")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for one, other in zip(rows_of(whole), rows_of(run), strict=True):
+        np.testing.assert_allclose(one["cls_loss"], other["cls_loss"], rtol=1e-3)
+        assert ("gram_loss" in other) is (other["step"] > 2)

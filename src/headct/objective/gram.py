@@ -53,7 +53,7 @@ class GramAnchor(nn.Module):
     def follow(self, teacher: ViT3D, step_fraction: float) -> None:
         """Be the teacher until a share of the run is done, and then stay."""
         if step_fraction < self.config.anchor_fraction:
-            torch._foreach_copy_(list(self.encoder.parameters()), list(teacher.parameters()))
+            torch._foreach_lerp_(list(self.encoder.parameters()), list(teacher.parameters()), 1.0)
 
     def train(self, mode: bool = True) -> GramAnchor:
         """As in torch, but the encoder stays in evaluation mode."""
