@@ -25,6 +25,13 @@ class Encoder(StrEnum):
     merlin = "merlin"
 
 
+class Device(StrEnum):
+    """Where a bundle computes."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command("embed")(embed)
@@ -47,6 +54,9 @@ def embed(
     tokens: Annotated[
         bool, typer.Option("--tokens", help="All tokens of a store, for `probe --head attentive`.")
     ] = False,
+    device: Annotated[
+        Device | None, typer.Option(help="Of a bundle; default: a GPU where there is one.")
+    ] = None,
     key: Annotated[
         Path | None,
         typer.Option("--key", help="Key file of ingest; default as in `headct ingest`."),
@@ -83,7 +93,7 @@ def embed(
         others = load_foreign(encoder, weights, random_init)
         embed_foreign(source, out, others, init_seed=random_init or 0)
         return
-    ours = load_bundle(bundle) if bundle is not None else None
+    ours = load_bundle(bundle, device=_device(device)) if bundle is not None else None
     if tokens:
         if ours is None or random_init is not None:
             raise UsageError("--tokens goes with --bundle alone", remedy="leave out the others")
@@ -98,3 +108,12 @@ def embed(
         typer.echo(f"{tally.n_seen} seen = {tally}")
     if tally is not None and tally.statuses["refused"]:
         raise typer.Exit(1)
+
+
+def _device(asked: Device | None) -> str:
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if asked == Device.cuda and not has_gpu:
+        raise UsageError("there is no GPU that torch can use", remedy="leave out --device cuda")
+    return asked or ("cuda" if has_gpu else "cpu")
