@@ -15,13 +15,8 @@ from headct.ingest.pipeline import list_tasks
 from headct.ingest.selection import by_study
 from headct.ingest.series import Item, Settings, process
 from headct.phantom.decoys import HeadSeries
+from headct.phantom.odd import ODD, Odd
 from headct.volume.preprocessing import PRESETS
-
-from . import odd_bodies, odd_files, odd_geometry, odd_kinds, odd_nifti, odd_objects, odd_values
-from .odd import ODD, Odd
-
-MODULES = (odd_bodies, odd_files, odd_geometry, odd_kinds, odd_nifti, odd_objects, odd_values)
-"""Where the entries of ODD are."""
 
 ROWS = (
     "zero-byte, truncated header or pixels, element length lie, unknown transfer syntax, damaged",

@@ -16,11 +16,10 @@ from headct.ingest.criteria import Criteria
 from headct.ingest.pipeline import ingest
 from headct.ingest.selection import group_by_acquisition
 from headct.phantom.decoys import HeadSeries
+from headct.phantom.odd.entry import fresh, put, slices
 from headct.run import read_jsonl
 from headct.store.store import open_store
 from headct.volume.preprocessing import PRESETS
-
-from .odd import fresh, put, slices
 
 DEMO = PRESETS["demo"]
 KEY = b"\x5a" * 32

@@ -8,15 +8,26 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian
 
 from headct.phantom import decoys
 from headct.phantom.decoys import HeadSeries
-
-from .odd import Slices, fresh, hu_of, odd, put, set_pixels, setting, slices, store_as, variants
-from .odd_files import CODING
-from .odd_kinds import BESIDE
-from .odd_values import COPIES
+from headct.phantom.odd.entry import (
+    Slices,
+    fresh,
+    hu_of,
+    new_uid,
+    odd,
+    put,
+    set_pixels,
+    setting,
+    slices,
+    store_as,
+    variants,
+)
+from headct.phantom.odd.files import CODING
+from headct.phantom.odd.kinds import BESIDE
+from headct.phantom.odd.values import COPIES
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -28,7 +39,7 @@ def _by_gdcm(name: str, syntax: str) -> None:
         import gdcm
 
         put(folder, slices(series))
-        for path in folder.iterdir():
+        for path in sorted(folder.iterdir()):
             reader = gdcm.ImageReader()
             reader.SetFileName(str(path))
             assert reader.Read()
@@ -59,7 +70,7 @@ def _enhanced(series: HeadSeries) -> Dataset:
         image.AcquisitionNumber, image.PositionReferenceIndicator = 1, ""
 
     images = slices(series, complete)
-    return LegacyConvertedEnhancedCTImage(images, generate_uid(), 2, generate_uid(), 1)
+    return LegacyConvertedEnhancedCTImage(images, new_uid(), 2, new_uid(), 1)
 
 
 @odd(CODING, "accepted")
@@ -92,7 +103,7 @@ def _without_image(series: HeadSeries, sop_class: str, modality: str) -> Dataset
     made = Dataset()
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID"):
         setattr(made, keyword, pattern[keyword].value)
-    made.SeriesInstanceUID, made.SOPInstanceUID = generate_uid(), generate_uid()
+    made.SeriesInstanceUID, made.SOPInstanceUID = new_uid(), new_uid()
     made.SOPClassUID, made.Modality = sop_class, modality
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -127,7 +138,7 @@ def dicomdir(series: HeadSeries, folder: Path) -> None:
     listing.file_meta = FileMetaDataset()
     listing.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     listing.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
-    listing.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    listing.file_meta.MediaStorageSOPInstanceUID = new_uid()
     pydicom.dcmwrite(folder / "DICOMDIR", listing, enforce_file_format=True)
 
 

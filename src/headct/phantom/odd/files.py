@@ -1,4 +1,4 @@
-"""Odd files: encodings, compression, damage, names, bombs."""
+"""Odd files: encodings, compression, damage, names."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from headct.phantom.decoys import HeadSeries
-
-from .odd import Slices, compressed, fresh, odd, put, saved_as, slices
+from headct.phantom.odd.entry import Slices, compressed, odd, put, saved_as, slices
 
 DAMAGE = "zero-byte, truncated header or pixels, element length lie, unknown transfer syntax"
 CODING = "no preamble, implicit VR, big endian, deflated, RLE, JPEG lossless, JPEG-LS, JPEG 2000"
 NAMES = "pipes, link loops, odd / hostile file names, nested folders, one series over several"
-BOMBS = "decompression bombs, 65535 x 65535, 2^31 frames, 3000 nested sequences"
 SYNTAX = "1.2.840.10008.1.2"
 
 
@@ -88,7 +85,7 @@ def private_blobs_and_charsets(series: HeadSeries, _: Path) -> Slices:
 def wrong_value_representations(series: HeadSeries, folder: Path) -> None:
     """Position as LO, rows as UN: some anonymisers write that."""
     put(folder, slices(series))
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):
         data = path.read_bytes()
         data = data.replace(b"\x20\x00\x32\x00DS", b"\x20\x00\x32\x00LO")
         path.write_bytes(data.replace(b"\x28\x00\x53\x10DS", b"\x28\x00\x53\x10LO"))
@@ -97,7 +94,7 @@ def wrong_value_representations(series: HeadSeries, folder: Path) -> None:
 @odd(CODING, "accepted")
 def trailing_bytes(series: HeadSeries, folder: Path) -> None:
     put(folder, slices(series))
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):
         path.write_bytes(path.read_bytes() + bytes(1000))
 
 
@@ -139,7 +136,7 @@ def length_lie(series: HeadSeries, folder: Path) -> None:
 @odd(DAMAGE, "refused:unsupported-transfer-syntax")
 def unknown_syntax(series: HeadSeries, folder: Path) -> None:
     put(folder, slices(series))
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):
         data = path.read_bytes()
         path.write_bytes(data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.7\0"))
 
@@ -147,7 +144,7 @@ def unknown_syntax(series: HeadSeries, folder: Path) -> None:
 @odd(DAMAGE, "refused:truncated")
 def damaged_rle(series: HeadSeries, folder: Path) -> None:
     put(folder, compressed(slices(series), SYNTAX + ".5"))
-    for path in list(folder.iterdir())[:1]:
+    for path in sorted(folder.iterdir())[:1]:
         data = path.read_bytes()
         path.write_bytes(data[:-1200] + data[-8:])
 
@@ -214,7 +211,7 @@ def hostile_uids(series: HeadSeries, folder: Path) -> None:
     put(folder, slices(series))
     uid = series.header.series_uid.encode()
     evil = b"../../../../tmp/evil".ljust(len(uid), b"x")
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):
         path.write_bytes(path.read_bytes().replace(uid, evil))
 
 
@@ -234,73 +231,3 @@ def without_series_uid(series: HeadSeries, _: Path) -> Slices:
 @odd(NAMES, "accepted")
 def without_image_uid(series: HeadSeries, _: Path) -> Slices:
     return slices(series, lambda i, z: i.__delattr__("SOPInstanceUID"))
-
-
-@odd(BOMBS, "refused:too-large")
-def sixty_five_thousand_square(series: HeadSeries, _: Path) -> Slices:
-    def grow(image: Any, z: int) -> None:
-        image.Rows = image.Columns = 65535
-
-    return slices(series, grow)
-
-
-@odd(BOMBS, "refused:too-large")
-def two_to_the_31_frames(series: HeadSeries, _: Path) -> Slices:
-    return slices(series, lambda i, z: setattr(i, "NumberOfFrames", 2**31 - 1))
-
-
-@odd(BOMBS, "refused:bad-pixel-format")
-def minus_one_frame(series: HeadSeries, _: Path) -> Slices:
-    return slices(series, lambda i, z: setattr(i, "NumberOfFrames", -1))
-
-
-@odd(BOMBS, "refused:unreadable")
-def three_thousand_nested_sequences(series: HeadSeries, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    item = struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
-        "<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF
-    )
-    (image,) = slices(series)[:1]
-    put(folder, [image])
-    path = folder / "IM0000.dcm"
-    data = path.read_bytes()
-    at = data.index(b"\x10\x00\x10\x00PN")
-    path.write_bytes(data[:at] + item * 3000 + data[at:])
-
-
-@odd(BOMBS, "refused:unreadable")
-def inflates_to_gigabytes(series: HeadSeries, folder: Path) -> None:
-    import zlib
-
-    saved_as(folder, slices(series)[:1], SYNTAX + ".1.99")
-    path = folder / "0"
-    data = path.read_bytes()
-    at = data.index(b"1.2.840.10008.1.2.1.99") + 22
-    at += data[at:].index(b"HEADCT_PHANTOM") + 14 if b"HEADCT_PHANTOM" in data[at:] else 0
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(300)) + packer.flush()
-    path.write_bytes(data[:at] + body)
-
-
-@odd(BOMBS, "refused:bad-pixel-format")
-def jpeg_2000_that_claims_more(series: HeadSeries, folder: Path) -> None:
-    put(folder, compressed(slices(series), SYNTAX + ".4.90"))
-    for path in folder.iterdir():
-        data = bytearray(path.read_bytes())
-        at = data.index(b"\xff\x4f\xff\x51") + 8
-        data[at : at + 8] = struct.pack(">II", 60000, 60000)
-        path.write_bytes(data)
-
-
-@odd(BOMBS, "refused:bad-pixel-format")
-def rle_that_repeats_for_ever(series: HeadSeries, folder: Path) -> None:
-    from pydicom.encaps import encapsulate
-
-    images = compressed(slices(series), SYNTAX + ".5")
-    head = struct.pack("<16I", 2, 64, 64 + 200_000, *[0] * 13)
-    bomb = head + b"\x81\x00" * 100_000 + b"\x81\x00" * 100_000
-    images[3].PixelData = encapsulate([bomb])
-    put(folder, images)
-
-
-_ = (np, fresh)

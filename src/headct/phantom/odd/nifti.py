@@ -11,8 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from headct.phantom.decoys import HeadSeries
-
-from .odd import odd
+from headct.phantom.odd.entry import odd
 
 VALUES = "NIfTI: NaN, 4-D, RGB, 8-bit, 0..1 scaled, truncated gz, header bomb, singular affine"
 FRAMES = "NIfTI: slope 0, big endian, any axis order; sform and qform disagree or both 0"

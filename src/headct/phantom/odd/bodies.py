@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from headct.phantom.decoys import HeadSeries
-
-from .odd import Slices, fresh, hu_of, odd, setting, slices, store_as
-from .odd_geometry import CLASH, COPIES, GAPS, PATIENTS
-from .odd_kinds import OTHER, RULES
+from headct.phantom.odd.entry import Slices, fresh, hu_of, odd, setting, slices, store_as
+from headct.phantom.odd.geometry import CLASH, COPIES, GAPS
+from headct.phantom.odd.kinds import OTHER, RULES
+from headct.phantom.odd.several import PATIENTS
 
 Paint = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 

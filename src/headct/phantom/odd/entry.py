@@ -7,18 +7,21 @@ every series or volume that it finds, `accepted`, `flagged:CODE,...`, `refused:C
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from headct.phantom.decoys import HeadSeries
+from headct.phantom.files import phantom_uid
 
 Slices = list[Dataset]
 Change = Callable[[Dataset, int], None]
@@ -31,23 +34,33 @@ class Odd:
 
     row: str
     name: str
-    write: Callable[[HeadSeries, Path], None]
+    make: Callable[[HeadSeries, Path], Slices | None]
     verdicts: tuple[str, ...]
+
+    def write(self, series: HeadSeries, folder: Path) -> None:
+        """Write the input into a folder; the same bytes each time for a series."""
+        _UIDS.set(phantom_uid(series.header.series_uid, self.name, n) for n in count())
+        made = self.make(series, folder)
+        if made is not None:
+            put(folder, made)
 
 
 ODD: list[Odd] = []
+_UIDS: ContextVar[Iterator[str]] = ContextVar(
+    "_UIDS", default=(phantom_uid("odd", n) for n in count())
+)
+
+
+def new_uid() -> str:
+    """A UID that nothing else in the input has."""
+    return next(_UIDS.get())
 
 
 def odd(row: str, *verdicts: str, name: str = "") -> Callable[..., Any]:
     """Register a function that returns the slices to write, or writes them itself."""
 
     def register(make: Callable[[HeadSeries, Path], Slices | None]) -> Callable[..., Any]:
-        def write(series: HeadSeries, folder: Path) -> None:
-            made = make(series, folder)
-            if made is not None:
-                put(folder, made)
-
-        ODD.append(Odd(row, name or make.__name__.replace("_", "-"), write, verdicts))
+        ODD.append(Odd(row, name or make.__name__.replace("_", "-"), make, verdicts))
         return make
 
     return register
@@ -70,7 +83,7 @@ def put(folder: Path, images: Iterable[Dataset], name: str = "IM{:04d}.dcm") -> 
     images = list(images)
     order = np.random.default_rng(len(images)).permutation(len(images))
     for number, image in zip(order, images, strict=True):
-        image.file_meta.MediaStorageSOPInstanceUID = image.get("SOPInstanceUID", generate_uid())
+        image.file_meta.MediaStorageSOPInstanceUID = image.get("SOPInstanceUID", new_uid())
         image.file_meta.MediaStorageSOPClassUID = image.get("SOPClassUID", "1.2.3")
         image.save_as(folder / name.format(int(number)), enforce_file_format=False)
 
@@ -78,7 +91,7 @@ def put(folder: Path, images: Iterable[Dataset], name: str = "IM{:04d}.dcm") -> 
 def fresh(images: Slices, **same: Any) -> Slices:
     """With image UIDs of their own, and some elements set in all."""
     for image in images:
-        image.SOPInstanceUID = generate_uid()
+        image.SOPInstanceUID = new_uid()
         for keyword, value in same.items():
             setattr(image, keyword, value)
     return images
@@ -91,12 +104,14 @@ def pixels(image: Dataset) -> np.ndarray:
 
 
 def set_pixels(image: Dataset, stored: np.ndarray) -> None:
+    """Store these values, with rows and columns to match."""
     image.Rows, image.Columns = stored.shape
     image.PixelData = np.ascontiguousarray(stored).tobytes()
     image["PixelData"].VR = "OW"
 
 
 def hu_of(image: Dataset) -> np.ndarray:
+    """HU [y x] of a slice; padding is air."""
     hu = pixels(image) * float(image.RescaleSlope) + float(image.RescaleIntercept)
     return np.maximum(hu, -1024)
 
@@ -114,6 +129,8 @@ def store_as(image: Dataset, hu: np.ndarray, **layout: Any) -> None:
 
 
 def setting(**elements: Any) -> Change:
+    """A change that sets elements; None removes one."""
+
     def change(image: Dataset, _: int) -> None:
         for keyword, value in elements.items():
             if value is None:
@@ -134,6 +151,7 @@ def variants(row: str, verdict: str, **cases: Change) -> None:
 
 
 def moved(image: Dataset, mm: Sequence[float]) -> None:
+    """Put a slice elsewhere, by mm along x, y and z of DICOM."""
     at = np.array(image.ImagePositionPatient, float) + mm
     image.ImagePositionPatient = [f"{v:.6f}" for v in at]
 
@@ -158,6 +176,7 @@ def resampled(
     """The same head in the same place, cut along other planes.
 
     Args:
+        series: with the head.
         turn: columns are row direction, column direction and step direction in LPS (a step
             that is not the normal: a tilted gantry).
         shape: slices, rows, columns.
@@ -185,7 +204,7 @@ def resampled(
     images = []
     for z in range(shape[0]):
         image = deepcopy(pattern[0])
-        image.SOPInstanceUID = generate_uid()
+        image.SOPInstanceUID = new_uid()
         store_as(image, hu[z])
         image.PixelSpacing = [f"{mm[1]:g}", f"{mm[2]:g}"]
         image.ImagePositionPatient = [f"{v:.6f}" for v in first + z * mm[0] * step]
@@ -202,6 +221,7 @@ def _centre_lps(series: HeadSeries) -> np.ndarray:
 
 
 def compressed(images: Slices, syntax: str, **options: Any) -> Slices:
+    """The slices in a compressed transfer syntax."""
     for image in images:
         image.compress(UID(syntax), generate_instance_uid=False, **options)
     return images
@@ -227,6 +247,7 @@ def series_with(series: HeadSeries, name: str, **header: Any) -> HeadSeries:
 
 
 def plain(series: HeadSeries, **header: Any) -> HeadSeries:
+    """The series with other values in its header."""
     return replace(series, header=replace(series.header, **header))
 
 

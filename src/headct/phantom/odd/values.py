@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 
 from headct.phantom.decoys import HeadSeries
-
-from .odd import Slices, hu_of, odd, pixels, set_pixels, setting, slices, store_as, variants
+from headct.phantom.odd.entry import (
+    Slices,
+    hu_of,
+    odd,
+    pixels,
+    set_pixels,
+    setting,
+    slices,
+    store_as,
+    variants,
+)
 
 COPIES = "MONOCHROME1, 8-bit or RGB copies, secondary capture, lossy"
 RESCALE = "rescale missing, slope 0, type not HU, per-slice rescale, intercept"
@@ -78,10 +87,10 @@ def _layout(name: str, verdict: str = "accepted", row: str = RESCALE, **layout: 
     odd(row, verdict, name=name)(make)
 
 
-U16 = {"PixelRepresentation": 0, "BitsStored": 16, "HighBit": 15}
-S16 = {"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15}
-U12 = {"PixelRepresentation": 0, "BitsStored": 12, "HighBit": 11}
-S12 = {"PixelRepresentation": 1, "BitsStored": 12, "HighBit": 11}
+U16: dict[str, Any] = {"PixelRepresentation": 0, "BitsStored": 16, "HighBit": 15}
+S16: dict[str, Any] = {"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15}
+U12: dict[str, Any] = {"PixelRepresentation": 0, "BitsStored": 12, "HighBit": 11}
+S12: dict[str, Any] = {"PixelRepresentation": 1, "BitsStored": 12, "HighBit": 11}
 _layout("signed-hu-as-it-is", **S16, RescaleIntercept="0")
 _layout("intercept-8192", **U16, RescaleIntercept="-8192")
 _layout("intercept-1000", **U16, RescaleIntercept="-1000")
@@ -180,7 +189,9 @@ def a_modality_lut_instead(series: HeadSeries, _: Path) -> Slices:
     return slices(series, with_lut)
 
 
-def _padded(name: str, hu_outside: int, tag: int | None, verdict: str = "accepted", **layout: Any):
+def _padded(
+    name: str, hu_outside: int, tag: int | None, verdict: str = "accepted", **layout: Any
+) -> None:
     def make(series: HeadSeries, _: Path) -> Slices:
         def pad(image: Any, z: int) -> None:
             hu = hu_of(image)
