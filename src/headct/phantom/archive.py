@@ -5,6 +5,7 @@ ARCHIVE/  dicom/<site>/ST00001/...   CT series and everything else that lies in 
           store/                     the labelled scans on the canonical grid
           labels.csv                 one row per labelled study: 1, 0 or nothing per finding
           truth/findings.parquet     every finding with side, place, stage, HU, volume
+          truth/reports.csv          the same in the words of a radiology report
           truth/scans.parquet        every scan: day, midline shift, Evans index, CSF
           truth/masks/<uid>.npz      where it is, on the grid of the series; or <uid>/*.nii.gz
           truth/pairs.csv            scans of one patient on one day by two scanners, if asked for
@@ -33,6 +34,7 @@ import pyarrow.parquet as pq
 from headct.atomic import replacing, write_text
 from headct.config import to_toml
 from headct.errors import UsageError
+from headct.phantom.odd.plant import plant_odd
 from headct.phantom.outputs import StudyJob, StudyRecord, make_study
 from headct.phantom.plan import Study, plan_studies, study_uid
 from headct.phantom.pool import item_of, write_pool
@@ -57,6 +59,7 @@ LABEL_COLUMNS: dict[Output, tuple[str, ...]] = {
 }
 NIFTI_COLUMNS = ("file", "patient", "study")
 PLANTED_COLUMNS = ("what", "site", "study_uid", "series_uid", "path", "status", "reason")
+REPORT_COLUMNS = ("study_uid", "findings", "impression")
 PAIR_COLUMNS = ("study_uid", "site", "rescan_study_uid", "rescan_site")
 TRUTH_SCHEMA = pa.schema(
     [
@@ -119,6 +122,10 @@ def write_archive(preset: PhantomPreset, folder: Path, n_workers: int) -> str:
     records = [] if made else _make_studies(preset, studies, folder, n_workers)
     n_pool = write_pool(preset, folder / "pool", n_workers) if preset.n_pool else 0
     if not made:  # last: where labels.csv is, everything is
+        every = preset.faults == "all" and preset.output == "dicom"
+        planted = [row for record in records for row in record["planted"]]
+        planted += plant_odd(preset, folder, n_workers) if every else []
+        write_text(folder / "truth" / "planted.csv", _csv(PLANTED_COLUMNS, planted))
         _write_tables(preset, folder, records, _pairs(preset, studies))
     (folder / JOURNAL).unlink(missing_ok=True)
     return _summary(folder, studies, n_pool)
@@ -196,10 +203,10 @@ def _write_tables(
 ) -> None:
     """Truth first, labels last: where labels.csv is, all else is complete."""
     truth = folder / "truth"
-    planted = [row for record in records for row in record["planted"]]
-    write_text(truth / "planted.csv", _csv(PLANTED_COLUMNS, planted))
     if pairs:
         write_text(truth / "pairs.csv", _csv(PAIR_COLUMNS, pairs))
+    reports = [record["report"] for record in records if record["report"]]
+    write_text(truth / "reports.csv", _csv(REPORT_COLUMNS, reports))
     findings = [row for record in records for row in record["findings"]]
     scans = [record["scan"] for record in records if record["scan"]]
     for name, rows, schema in (

@@ -17,7 +17,7 @@ from headct.phantom.plan import Study
 from headct.phantom.pool import PoolScan, manifest_row
 from headct.phantom.profile import Output, PhantomPreset
 from headct.phantom.render import Rendered, canonical_affine, render_scan
-from headct.phantom.rows import Row, finding_rows, label_row, planted_row, scan_row
+from headct.phantom.rows import Row, finding_rows, label_row, planted_row, report_row, scan_row
 from headct.phantom.study import as_displayed, header_of, rendered_series, spec_of
 from headct.volume.nifti import write_nifti
 from headct.volume.preprocessing import PRESETS
@@ -31,6 +31,7 @@ class StudyRecord(TypedDict):
     label: Row | None
     scan: Row | None
     findings: list[Row]
+    report: Row | None
     planted: list[Row]
     nifti: Row | None
 
@@ -120,6 +121,7 @@ def _record(job: StudyJob, header: SeriesHeader, rendered: Rendered) -> StudyRec
         label=label_row(job.preset, study, header, rendered) if labelled else None,
         scan=scan_row(study, header, rendered) if labelled else None,
         findings=list(finding_rows(study, header, rendered)) if labelled else [],
+        report=report_row(header, rendered) if labelled else None,
         planted=[],
         nifti=None,
     )

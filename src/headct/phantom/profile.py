@@ -132,8 +132,9 @@ class PhantomPreset(Config):
     """Where given, protocols go with a finding."""
     unknown_fraction: Fraction = 0.02
     """Share of labels that are left empty."""
-    faults: bool = True
-    """Plant series that are no head CT, and faulty files."""
+    faults: bool | Literal["all"] = True
+    """Plant series that are no head CT, and faulty files; `all`: every odd input of
+    `headct.phantom.odd`, too, some of which file managers do not like."""
     max_matrix: int = Field(default=512, ge=32, le=1024)
     """Rows and columns of a slice, at most: coarser than the sites' own saves time and disk."""
     min_slice_mm: NotNegative = 0.0

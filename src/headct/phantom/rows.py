@@ -14,6 +14,7 @@ from headct.phantom.faults import Fault
 from headct.phantom.plan import Study
 from headct.phantom.profile import FINDINGS, PhantomPreset
 from headct.phantom.render import Rendered
+from headct.phantom.report import write_report
 
 Row = dict[str, Any]
 
@@ -52,6 +53,12 @@ def finding_rows(study: Study, header: SeriesHeader, rendered: Rendered) -> Iter
             yield {**scan, "finding": finding, "volume_ml": volume_ml} | truth["findings"].get(
                 finding, {}
             )
+
+
+def report_row(header: SeriesHeader, rendered: Rendered) -> Row:
+    """A row of truth/reports.csv."""
+    findings, impression = write_report(rendered.truth)
+    return {"study_uid": header.study_uid, "findings": findings, "impression": impression}
 
 
 def planted_row(study: Study, header: SeriesHeader, fault: Fault, path: str, first: bytes) -> Row:

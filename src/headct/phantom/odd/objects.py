@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, LegacyConvertedEnhancedCTImageStorage
 
 from headct.phantom import decoys
 from headct.phantom.decoys import HeadSeries
@@ -63,14 +64,51 @@ _by_gdcm("rle-by-gdcm", "RLELossless")
 
 
 def _enhanced(series: HeadSeries) -> Dataset:
-    from highdicom.legacy import LegacyConvertedEnhancedCTImage
+    """All slices as the frames of one Legacy Converted Enhanced CT image.
 
-    def complete(image: Dataset, _: int) -> None:
-        image.StudyID = image.AccessionNumber = "1"
-        image.AcquisitionNumber, image.PositionReferenceIndicator = 1, ""
+    Source:
+        DICOM PS3.3 A.70; macros of PS3.3 C.7.6.16.2 for the functional groups.
+    """
+    images = slices(series)
+    first = images[0]
+    made = deepcopy(first)
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = (
+        LegacyConvertedEnhancedCTImageStorage
+    )
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = new_uid()
+    made.SeriesInstanceUID, made.InstanceNumber = new_uid(), 1
+    made.NumberOfFrames = len(images)
+    measures = _macro(first, "PixelSpacing", "SliceThickness")
+    rescale = _macro(first, "RescaleIntercept", "RescaleSlope", "RescaleType")
+    shared, frames = Dataset(), []
+    shared.PixelMeasuresSequence = [measures]
+    shared.PlaneOrientationSequence = [_macro(first, "ImageOrientationPatient")]
+    shared.PixelValueTransformationSequence = [rescale]
+    for n, image in enumerate(images):
+        frame, content = Dataset(), Dataset()
+        content.StackID, content.InStackPositionNumber = "1", n + 1
+        frame.FrameContentSequence = [content]
+        frame.PlanePositionSequence = [_macro(image, "ImagePositionPatient")]
+        frames.append(frame)
+    made.SharedFunctionalGroupsSequence = [shared]
+    made.PerFrameFunctionalGroupsSequence = frames
+    for keyword in MOVED:
+        if keyword in made:
+            delattr(made, keyword)
+    made.PixelData = b"".join(image.PixelData for image in images)
+    return made
 
-    images = slices(series, complete)
-    return LegacyConvertedEnhancedCTImage(images, new_uid(), 2, new_uid(), 1)
+
+MOVED: tuple[str, ...] = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+MOVED += ("RescaleIntercept", "RescaleSlope", "RescaleType", "SliceLocation", "SliceThickness")
+"""Elements that functional groups hold instead."""
+
+
+def _macro(image: Dataset, *keywords: str) -> Dataset:
+    made = Dataset()
+    for keyword in keywords:
+        setattr(made, keyword, image[keyword].value)
+    return made
 
 
 @odd(CODING, "accepted")
