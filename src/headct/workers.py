@@ -79,7 +79,7 @@ def run_in_order(
             yield result
         return
     done = 0
-    with _one_thread_each():
+    with one_thread_each():
         while done < len(tasks):
             try:
                 with _pool(jobs) as pool:
@@ -136,7 +136,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Workers inherit the environment; their libraries read it when they are loaded."""
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from headct.volume.preprocessing import Preprocessing
 
 PACS = "From a PACS"
+CLUSTER = "On a cluster"
+ENGINE_HELP = "Where the work is done: local, ray, slurm; slurm-local tries jobs out here."
 PACS_CONNECTIONS = 4
 """Processes, and so connections, where the user does not say."""
 
@@ -42,7 +44,26 @@ def ingest(
     criteria: Annotated[
         Path | None, typer.Option(help="TOML file: what is refused, flagged, accepted.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes, tasks or jobs at once.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help=ENGINE_HELP, rich_help_panel=CLUSTER)] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="The cluster; default $RAY_ADDRESS or here.", rich_help_panel=CLUSTER),
+    ] = None,
+    slurm_partition: Annotated[
+        str | None, typer.Option(help="Partition of the jobs.", rich_help_panel=CLUSTER)
+    ] = None,
+    slurm_minutes: Annotated[
+        int, typer.Option(min=1, help="Time limit of a job.", rich_help_panel=CLUSTER)
+    ] = 240,
+    slurm_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Option of sbatch, e.g. account=radiology; repeatable.", rich_help_panel=CLUSTER
+        ),
+    ] = None,
     key: Annotated[
         Path | None,
         typer.Option(help="Key of the pseudonyms; default $HEADCT_KEY_FILE or ~/.config/headct."),
@@ -106,11 +127,13 @@ def ingest(
     Examples:
       headct ingest archive/dicom --out store --grid demo
       headct ingest /data/ct old.zip a.nii.gz --out store --jobs 16
+      headct ingest /data/ct --out store --engine slurm --jobs 64 --work /scratch/me
       headct ingest dicomweb://pacs:8042/dicom-web --studies list.csv --out store
       headct ingest dicom://PACS@pacs:104 --dates 20240101-20240131 --out store
     """  # noqa: D301
     if deface:
         raise UsageError("defacing is not there yet", remedy="leave --deface out")
+    from headct.engine.choice import Engine, SlurmOptions, require_kind
     from headct.ingest.criteria import load_criteria
     from headct.ingest.pipeline import ingest as run
     from headct.workers import cores
@@ -134,7 +157,12 @@ def ingest(
         out,
         _preprocessing(grid, overrides or []),
         load_criteria(criteria),
-        jobs=jobs,
+        engine=Engine(
+            require_kind(engine),
+            jobs,
+            ray_address,
+            SlurmOptions(slurm_partition, slurm_minutes, more=tuple(slurm_set or ())),
+        ),
         key_file=key,
         site=site,
         work=work,

@@ -12,6 +12,7 @@ from typing import Any
 from headct.dicom.elements import (
     MEDIA_SOP_CLASS,
     Elements,
+    HeaderError,
     MalformedError,
     NotDicomError,
     TruncatedError,
@@ -52,12 +53,14 @@ class FileOutcome:
         path: the file; never to be written out, since names of folders can name people.
         reason: skipped or refused, and why.
         series_uid: of the series that it is a damaged member of; empty where unknown.
+        partial: what could be read before the header broke off, if anything.
     """
 
     path: Path = field(repr=False)
     reason: Reason
     message: str = ""
     series_uid: str = field(default="", repr=False)
+    partial: Header | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,26 +171,24 @@ def read_header(path: Path) -> Header | FileOutcome:
             return FileOutcome(path, Reason.UNREADABLE, "named like DICOM, but without its header")
         return FileOutcome(path, Reason.NOT_DICOM)
     except TruncatedError as error:
-        message = "the file ends inside its header"
-        return FileOutcome(
-            path, Reason.TRUNCATED, message, plain_text(error.values.get(SERIES_UID))
-        )
+        return _broken(path, Reason.TRUNCATED, "the file ends inside its header", error)
     except MalformedError as error:
-        message = "the header breaks the DICOM encoding"
-        return FileOutcome(
-            path, Reason.UNREADABLE, message, plain_text(error.values.get(SERIES_UID))
-        )
+        return _broken(path, Reason.UNREADABLE, "the header breaks the DICOM encoding", error)
     except OSError:
         return FileOutcome(path, Reason.NO_PERMISSION, "the file cannot be opened or read")
     return _classify(path, elements)
 
 
+def _broken(path: Path, reason: Reason, message: str, error: HeaderError) -> FileOutcome:
+    """A file whose header broke off, with what it had said by then."""
+    series_uid = plain_text(error.values.get(SERIES_UID))
+    partial = header_from(path, Elements(error.values)) if error.values else None
+    return FileOutcome(path, reason, message, series_uid, partial)
+
+
 def _classify(path: Path, elements: Elements) -> Header | FileOutcome:
     values = elements.values
-    if DIRECTORY_CLASS in (
-        plain_text(values.get(MEDIA_SOP_CLASS)),
-        plain_text(values.get(SOP_CLASS)),
-    ):
+    if DIRECTORY_CLASS in [plain_text(values.get(tag)) for tag in (MEDIA_SOP_CLASS, SOP_CLASS)]:
         return FileOutcome(path, Reason.DIRECTORY_FILE)
     if not elements.syntax:
         return FileOutcome(path, Reason.NO_TRANSFER_SYNTAX)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,15 +18,13 @@ from headct.dicom.compressed import is_named_archive, kind_of_archive
 from headct.dicom.enhanced import expand
 from headct.dicom.header import FileOutcome, Header, read_header
 from headct.dicom.kind import ENHANCED_CLASSES, check_kind
+from headct.dicom.lost import find_losses
 from headct.dicom.reasons import Reason
 from headct.dicom.series import SeriesFiles
 from headct.errors import UsageError
 from headct.progress import tracking
 from headct.workers import run_in_order
 
-MEMBERS = frozenset({Reason.EMPTY_FILE, Reason.TRUNCATED, Reason.UNREADABLE, Reason.NO_PERMISSION})
-MEMBERS |= {Reason.NO_TRANSFER_SYNTAX, Reason.ENCRYPTED, Reason.UNSAFE_NAME}
-"""What a damaged slice looks like when not even its series can be read."""
 PARALLEL_FROM = 20_000
 """Files from which on several processes are worth their start."""
 CHUNK = 500
@@ -86,8 +83,11 @@ def index_paths(sources: Sequence[Path], *, spool: Path | None = None, jobs: int
             index.outcomes.append(reading.found)
         else:
             headers[_series_key(reading.found[0])].extend(reading.found)
-    damaged = _damaged_members(headers, index)
-    series = [SeriesFiles(tuple(found), tuple(damaged[uid])) for uid, found in headers.items()]
+    losses = find_losses(headers, index.outcomes, index.place)
+    series = [
+        SeriesFiles(tuple(found), tuple(losses.shown.get(uid, ())), losses.possible.get(uid, 0))
+        for uid, found in headers.items()
+    ]
     return replace(index, series=series, n_files=n_files)
 
 
@@ -202,31 +202,3 @@ def walk(sources: Sequence[Path]) -> Iterator[Path | FileOutcome]:
 def _series_key(header: Header) -> str:
     """Images without a series UID are grouped with nothing else."""
     return header.series_uid or f"file\0{os.fspath(header.path)}"
-
-
-def _damaged_members(
-    headers: dict[str, list[Header]], index: Index
-) -> dict[str, list[FileOutcome]]:
-    """Damaged files by the series that they belong to, by UID, else by folder and name pattern.
-
-    A slice with an unreadable header does not name its series. Where it is called like the slices
-    of a series in the same folder (digits apart), it is taken for one of them: a volume is refused
-    rather than shortened.
-    """
-    damaged: dict[str, list[FileOutcome]] = defaultdict(list)
-    lost = [outcome for outcome in index.outcomes if outcome.reason in MEMBERS]
-    if not lost:
-        return damaged
-    by_pattern: dict[tuple[Path, str], set[str]] = defaultdict(set)
-    for uid, images in headers.items():
-        for header in images:
-            by_pattern[_pattern(index.place(header.path))].add(uid)
-    for outcome in lost:
-        uids = {outcome.series_uid} if outcome.series_uid else by_pattern[_pattern(outcome.path)]
-        for uid in uids & headers.keys():
-            damaged[uid].append(outcome)
-    return damaged
-
-
-def _pattern(path: Path) -> tuple[Path, str]:
-    return path.parent, re.sub(r"\d+", "#", path.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,10 +43,12 @@ class SeriesFiles:
     Attributes:
         headers: image records, in any order.
         damaged: files of the series that cannot be read; with any, no volume is built.
+        n_possible: unreadable files that may be of this series, or of another beside it.
     """
 
     headers: tuple[Header, ...] = field(repr=False)
     damaged: tuple[FileOutcome, ...] = ()
+    n_possible: int = 0
 
     @property
     def series_uid(self) -> str:
@@ -166,7 +168,13 @@ def plan_stacks(series: SeriesFiles, *, min_slices: int = MIN_SLICES) -> list[St
         return [refusal]
     groups = split_by_grid(images)
     plans = [_plan(group, len(groups) > 1, n_duplicates, min_slices) for group in groups]
+    if series.n_possible:
+        plans = [_with_flag(plan, Reason.POSSIBLE_LOSS) for plan in plans]
     return [*plans, *refusals]
+
+
+def _with_flag(plan: StackPlan | Refusal, flag: Reason) -> StackPlan | Refusal:
+    return plan if isinstance(plan, Refusal) else replace(plan, flags=(*plan.flags, flag))
 
 
 def _require_one_patient(headers: Sequence[Header]) -> None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from headct.config import Config, to_toml
 from headct.dicom.index import Index, index_paths
-from headct.dicom.pseudonym import Pseudonymizer, load_key
+from headct.dicom.pseudonym import Pseudonymizer, key_path, load_key
 from headct.dicom.reasons import Reason, Status
 from headct.dicom.spool import spooling
+from headct.engine.choice import Engine
 from headct.errors import UsageError
 from headct.ingest.criteria import Criteria
+from headct.ingest.keyed import Keyed
 from headct.ingest.selection import by_study
-from headct.ingest.series import Item, Settings, Task, lost, process
+from headct.ingest.series import Item, Outcome, Settings, Task, lost
 from headct.ingest.summary import write_summary
 from headct.ingest.worklist import Remote, remote_tasks, until_gone, with_known
 from headct.progress import tracking
 from headct.run import write_run_record
+from headct.store.layout import LOCK
+from headct.store.lock import require_free
 from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import Preprocessing
-from headct.workers import cores, run_in_order
+from headct.volume.stretched import require_hu
 
 CONFIG = "config.toml"
 
@@ -77,6 +81,7 @@ def ingest(
     criteria: Criteria | None = None,
     *,
     jobs: int | None = None,
+    engine: Engine | None = None,
     key_file: Path | None = None,
     site: str | None = None,
     work: Path | None = None,
@@ -85,7 +90,8 @@ def ingest(
     """Turn folders and files into a store; what the store has already is not read again.
 
     The scans lie in the order of their pseudonymous names, so that neither the order of the files
-    nor the number of workers changes the store. Stopped at any moment, the same call goes on.
+    nor the number of workers nor the engine changes the store. Stopped at any moment, the same call
+    goes on.
 
     Args:
         sources: folders of any layout, DICOM files, NIfTI files, zip and tar archives of these.
@@ -93,10 +99,11 @@ def ingest(
         preprocessing: the canonical grid.
         criteria: the rule of what is taken; None for the defaults.
         jobs: processes; None for all cores, 0 to work in this process.
+        engine: where the work is done; None for `jobs` processes of this machine.
         key_file: the key of the pseudonyms; see `load_key`.
         site: name of the hospital, kept in the manifest.
-        work: folder for what archives hold and a PACS sends, for the while; None for the system's
-            own for temporary files.
+        work: folder for what archives hold, a PACS sends and jobs are told, for the while; None
+            for the system's own for temporary files.
         remote: studies of a PACS, to be taken as well.
 
     Returns:
@@ -112,18 +119,29 @@ def ingest(
     config = IngestConfig(preprocessing=preprocessing, criteria=criteria or Criteria())
     settings = Settings(preprocessing, config.criteria, load_key(key_file), site)
     names = Pseudonymizer(settings.key)
-    jobs = cores() if jobs is None else jobs
+    require_hu(preprocessing)
+    engine = engine or Engine(jobs=jobs)
+    engine.check()
+    require_free(out / LOCK)
     with (
         spooling(work, names.source_id(out.absolute())) as spool,
-        remote_tasks(remote, names, spool, jobs) as studies,
+        remote_tasks(remote, names, spool, engine.slots) as studies,
     ):
-        index = index_paths(sources, spool=spool, jobs=jobs)
+        index = index_paths(sources, spool=spool, jobs=engine.local_jobs)
+        is_spooled = engine.is_away and bool(index.places or studies)
+        if work is None and (engine.talks_by_files or is_spooled):
+            raise UsageError(
+                "what is unpacked, fetched or told to jobs must lie where all machines see it",
+                remedy="give --work a private folder on a shared disk",
+            )
         tasks = list_tasks(index, names) if sources else []
         tasks += studies
+        function = Keyed(settings, key_path(key_file))
+        run = partial(engine.run_in_order, function, folder=spool, lost=partial(lost, settings))
         with StoreWriter(out, preprocessing) as writer:
             _require_same_criteria(out, config)
             tally = Tally()
-            _run(tasks, settings, writer, jobs, tally)
+            _run(tasks, run, writer, tally)
     write_summary(out, config.criteria)
     return tally
 
@@ -167,7 +185,10 @@ def _require_same_criteria(out: Path, config: IngestConfig) -> None:
 
 
 def _run(
-    tasks: Sequence[Task], settings: Settings, writer: StoreWriter, jobs: int, tally: Tally
+    tasks: Sequence[Task],
+    run: Callable[[Sequence[Task]], Iterator[Outcome]],
+    writer: StoreWriter,
+    tally: Tally,
 ) -> None:
     answered = {item["source"]: item for item in writer.items()}
     tasks, failed = with_known(tasks, writer.items())
@@ -182,9 +203,8 @@ def _run(
             owners.setdefault(item["scan_id"], item["source"])
     tally.n_known = tally.n_seen
     fresh = by_study(tasks, fresh, owners)
-    results = run_in_order(partial(process, settings), fresh, jobs, partial(lost, settings))
     with tracking("ingest", total=len(fresh), unit="series and files") as tracker:
-        for outcome in until_gone(results):
+        for outcome in until_gone(run(fresh)):
             items = [_once(item, owners) for item in outcome.items]
             again = {item["source"] for item in items} & answered.keys() - stale
             if again:

@@ -25,7 +25,7 @@ class WriterLock:
         """Take the lock.
 
         Raises:
-            StoreError: another process holds it.
+            StoreError: another process holds it, or the file system knows no locks.
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -35,8 +35,16 @@ class WriterLock:
             os.close(descriptor)
             raise StoreError(
                 f"another process is writing this store ({holder or 'unknown'})",
-                remedy="wait until it is done, or stop it",
+                remedy="wait until it is done, or stop it; one command with more workers "
+                "(--jobs, --engine) does it sooner than two",
                 code="store-locked",
+            ) from error
+        except OSError as error:
+            os.close(descriptor)
+            raise StoreError(
+                "the file system of the store has no locks",
+                remedy="mount it with locks (Lustre: -o flock), or put the store on another disk",
+                code="store-lock",
             ) from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -48,3 +56,15 @@ class WriterLock:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def require_free(path: Path) -> None:
+    """Look whether a lock could be taken, before hours of work for it.
+
+    Raises:
+        StoreError: another process holds it.
+    """
+    if path.exists():
+        lock = WriterLock(path)
+        lock.acquire()
+        lock.release()
