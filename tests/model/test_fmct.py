@@ -296,6 +296,11 @@ def test_without_hu_there_is_no_store(tmp_path):
     arguments = ["embed", str(tmp_path / "scan.nii.gz"), "--bundle", str(tmp_path / "bundle")]
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "f.parquet")])
     assert isinstance(result.exception, UsageError)
+    with StoreWriter(tmp_path / "store", PRESETS["fmct-hu"]):
+        pass
+    arguments[1] = str(tmp_path / "store")
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "f.parquet")])
+    assert "no HU" in result.exception.message
 
 
 def test_with_hu_a_store_has_the_windows_after_the_stretch(tmp_path):

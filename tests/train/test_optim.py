@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from headct.model.architecture import ENCODERS
+from headct.model.encoder import ViT3D
 from headct.train.optim import (
     OptimConfig,
     cosine,
@@ -73,3 +75,28 @@ def test_schedules_of_tiny_runs_are_finite(steps):
     for step in range(steps):
         assert all(math.isfinite(value) for value in schedule(step).values())
         assert schedule(step)["lr"] > 0
+
+
+def test_the_first_momentum_can_be_given():
+    values = [OptimConfig(momentum=0.996).schedule(101)(step)["momentum"] for step in (0, 50, 100)]
+    assert values == pytest.approx([0.996, 0.998, 1.0])
+
+
+def test_the_patch_embedding_can_learn_more_slowly():
+    net = nn.ModuleDict({"student": nn.ModuleDict({"patch_embed": nn.Linear(4, 3)})})
+    net["head"] = nn.Linear(3, 2)
+    optimizer = make_optimizer(net, OptimConfig(patch_embed_lr=0.2))
+    scales = {name: g["lr_scale"] for g in optimizer.param_groups for name in g["names"]}
+    assert {name for name, scale in scales.items() if scale == 0.2} == {
+        "student.patch_embed.weight",
+        "student.patch_embed.bias",
+    }
+    assert scales["head.weight"] == 1.0
+
+
+def test_learned_positions_have_no_weight_decay():
+    encoder = ViT3D(ENCODERS["fmct"].model_copy(update={"width": 24, "depth": 1, "heads": 2}))
+    groups = parameter_groups(encoder.named_parameters())
+    decayed = {name for group in groups if group["decayed"] for name in group["names"]}
+    assert "positions.table" not in decayed
+    assert "patch_embed.weight" in decayed

@@ -48,12 +48,13 @@ def embed_source(
         UsageError: a floor of files: without a bundle no grid is known; or a bundle whose windows
             come before the grid.
     """
+    if bundle is not None:
+        require_hu(bundle.preprocessing)
     if (source / STORE_JSON).is_file():
         write_features(out, _embed(open_store(source), kind, bundle, init_seed))
         return None
     if bundle is None:
         raise UsageError("a floor wants a store", remedy="run `headct ingest` first")
-    require_hu(bundle.preprocessing)
     with tempfile.TemporaryDirectory(prefix="headct-embed-") as folder:
         tally = ingest([source], Path(folder), bundle.preprocessing, key_file=key)
         store = open_store(folder)

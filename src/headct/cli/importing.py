@@ -69,3 +69,5 @@ def fmct(
     preprocessing = check(values, Preprocessing, f"the grid {grid}")
     identity = import_fmct(weights, out, heads, preprocessing)
     print(f"bundle {identity} in {out}")
+    if heads is None:
+        print("attention heads are not in weights: 64 numbers each are assumed; else give --heads")

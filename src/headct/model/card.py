@@ -27,8 +27,8 @@ embedding = headct.load_bundle("BUNDLE").embed("folder or file of one head CT se
 embedding.cls, embedding.mean, embedding.max
 ```
 
-Input is prepared by the bundle itself: HU on a fixed grid in mm. Volumes and stores that were made
-with another preprocessing are refused.
+Input is prepared by the bundle itself, as the table says. Volumes and stores that were made with
+another preprocessing are refused.
 
 ## How it was trained
 

@@ -82,6 +82,7 @@ def import_fmct(
     provenance = {
         "weights": "imported from the layout of FM-CT (Zhu et al. 2025)",
         "weights_hash": weights_hash(theirs),
+        "heads": "given" if heads else "assumed, since the weights do not tell",
         "licence": "that of the original weights, which this file does not change",
     }
     return save_bundle(out, encoder, preprocessing, provenance)

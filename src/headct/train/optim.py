@@ -34,6 +34,8 @@ class OptimConfig(Config):
     """(0.9, 0.99) beyond 50,000 steps."""
     momentum: float | None = Field(default=None, ge=0, lt=1)
     """Teacher momentum at the first step, rising to 1; None: it spans 2 % of the run."""
+    patch_embed_lr: float = Field(default=1.0, gt=0, le=1)
+    """Factor on the rate of the patch embedding; 0.2 keeps runs with prototypes stable."""
     clip_norm: float = Field(default=3.0, gt=0)
     """Largest global gradient norm; 1.0 with the coding-rate objective."""
 
@@ -110,7 +112,11 @@ def make_optimizer(
     lr_scale: Callable[[str], float] = lambda _: 1.0,
 ) -> torch.optim.AdamW:
     """AdamW over a module's trainable parameters; the schedule sets rates and decay every step."""
-    groups = parameter_groups(module.named_parameters(), lr_scale)
+
+    def scale(name: str) -> float:
+        return lr_scale(name) * (config.patch_embed_lr if ".patch_embed." in name else 1.0)
+
+    groups = parameter_groups(module.named_parameters(), scale)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=True)
 
 
