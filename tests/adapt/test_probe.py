@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from headct.adapt.fewshot import FewshotConfig, draw_shots, run_fewshot
+from headct.adapt.knn import KnnConfig
 from headct.adapt.operating import choose_thresholds
 from headct.adapt.predictions import SCHEMA
 from headct.adapt.probe import ProbeConfig, draw_train, run_probe
@@ -198,3 +199,19 @@ def test_features_of_another_grid_are_refused(tmp_path, table, labels):
         with pytest.raises(MismatchError, match=PRESETS["small"].hash):
             run(table, labels, PRESETS["small"], tmp_path / "task", config)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("config", [ProbeConfig(), KnnConfig()])
+def test_a_fold_with_fewer_than_two_positives_left_is_said_before_training(
+    tmp_path, table, labels, config
+):
+    values = labels.values.copy()
+    train = labels.positions("train")
+    values[train, 0] = 0
+    values[train[:2], 0] = 1  # one is held out, one is left
+    few = replace(labels, values=values)
+    with pytest.raises(LabelError, match=r"leaves fewer than 2 train scans .* sdh to learn"):
+        run_probe(table, few, DEMO, tmp_path / "task", config)
+    assert not list(tmp_path.iterdir())
+    values[train[2], 0] = 1
+    run_probe(table, replace(labels, values=values), DEMO, tmp_path / "task", config)

@@ -33,6 +33,7 @@ from headct.store.labels import Labels
 from headct.volume.preprocessing import Preprocessing
 
 SEED_TRAIN_DRAW = 1
+FEWEST_IN_FOLD = 2
 
 
 class ProbeConfig(OperatingConfig):
@@ -116,6 +117,7 @@ def _fit(
 ) -> tuple[Head, dict[str, Any]]:
     """The head, and what task.json says of it."""
     if isinstance(config, KnnConfig):
+        require_folds(labels, draw_folds(labels.patient_id, labels.values, config.n_folds, seed))
         neighbours = fit_neighbours(x, labels, config, seed)
         return neighbours, {"kind": "knn", "neighbours": neighbours.k}
     head, chosen = fit_head(x, labels, config, seed)
@@ -153,9 +155,13 @@ def fit_head(
 
     Returns:
         The head, and the chosen strength.
+
+    Raises:
+        LabelError: see `require_folds`.
     """
     strengths = np.asarray(config.strengths_c)
     fold = draw_folds(labels.patient_id, labels.values, config.n_folds, seed)
+    require_folds(labels, fold)
     basis = eigenbasis(x, config.evenness)
     best = cross_validated_loss(basis, labels.values, strengths, fold).mean(1).argmin()
     fit = basis.fit(labels.values, strengths[best : best + 1])
@@ -184,7 +190,7 @@ def draw_train(labels: Labels, n_labels: int | None, seed: int) -> NDArray[np.in
     return np.sort(train[order[:n_labels]])
 
 
-def require_trainable(labels: Labels, at_least: int = 2) -> None:
+def require_trainable(labels: Labels, at_least: int = FEWEST_IN_FOLD) -> None:
     """Raise LabelError where a finding has fewer than two train scans with it, or without it."""
     counts = [((column == 1).sum(), (column == 0).sum()) for column in labels.values.T]
     poor = [
@@ -195,6 +201,28 @@ def require_trainable(labels: Labels, at_least: int = 2) -> None:
     if poor:
         raise LabelError(
             f"too few train scans to learn {', '.join(poor)}",
+            remedy="label more scans, or leave these out with --findings",
+        )
+
+
+def require_folds(labels: Labels, fold: NDArray[np.int64]) -> None:
+    """Raise LabelError where a fold leaves fewer than two scans of a class to learn from.
+
+    Args:
+        labels: of the train scans.
+        fold: of each of them.
+    """
+    poor = {
+        name
+        for number in np.unique(fold)
+        for name, column in zip(labels.findings, labels.values[fold != number].T, strict=True)
+        if min((column == 1).sum(), (column == 0).sum()) < FEWEST_IN_FOLD
+    }
+    if poor:
+        names = ", ".join(name for name in labels.findings if name in poor)
+        raise LabelError(
+            f"cross-validation leaves fewer than {FEWEST_IN_FOLD} train scans with, or without, "
+            f"{names} to learn from: too few patients have it",
             remedy="label more scans, or leave these out with --findings",
         )
 
