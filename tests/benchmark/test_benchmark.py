@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,11 +15,13 @@ import torch
 from typer.testing import CliRunner
 
 from headct.adapt.features import read_features, write_features
+from headct.adapt.task import PREDICTIONS
 from headct.benchmark import jobs as benchmark_jobs
 from headct.benchmark.matrix import run_matrix
 from headct.benchmark.results import write_results
 from headct.benchmark.spec import load_spec
 from headct.cli.app import app
+from headct.engine.choice import Engine, SlurmOptions
 from headct.errors import HeadctError, LabelError, UsageError
 from headct.evaluate.carry_over import carry_over
 from headct.evaluate.report import render
@@ -28,6 +32,7 @@ from headct.model.encoder import ViT3D
 from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import Preprocessing
 
+HERE = Engine(jobs=0)
 GRID = Preprocessing(shape_zyx=(16, 16, 16), spacing_mm_zyx=(10.0, 10.0, 10.0))
 ENCODER = EncoderConfig(
     width=24,
@@ -125,7 +130,7 @@ def world(tmp_path_factory):
 def bench(world):
     out = world / "out"
     spec = load_spec(world / "spec.toml")
-    assert run_matrix(spec, out, jobs=0) == []
+    assert run_matrix(spec, out, HERE) == []
     write_results(spec, out, [])
     return out
 
@@ -184,7 +189,7 @@ def test_the_report_has_radar_and_scaling_figures(bench):
 def test_a_finished_job_is_left_alone_and_a_changed_one_is_made_again(world, bench):
     spec = load_spec(world / "spec.toml")
     stamp = {p: p.stat().st_mtime_ns for p in (bench / "tasks").glob("*/task.json")}
-    assert run_matrix(spec, bench, jobs=0) == []
+    assert run_matrix(spec, bench, HERE) == []
     assert stamp == {p: p.stat().st_mtime_ns for p in (bench / "tasks").glob("*/task.json")}
     shutil.rmtree(bench / "tasks" / "small.probe.all.0")
     changed = spec.model_copy(
@@ -193,10 +198,10 @@ def test_a_finished_job_is_left_alone_and_a_changed_one_is_made_again(world, ben
             | {"few": spec.methods["few"].model_copy(update={"set": ("shots=[2]",)})}
         }
     )
-    assert run_matrix(changed, bench, jobs=0) == []
+    assert run_matrix(changed, bench, HERE) == []
     again = {p.parent.name for p in stamp if p.stat().st_mtime_ns != stamp[p]}
     assert again == {"small.probe.all.0", *(f"{e}.few.all.0" for e in spec.encoders)}
-    assert run_matrix(spec, bench, jobs=0) == []
+    assert run_matrix(spec, bench, HERE) == []
 
 
 def test_features_of_another_bundle_are_not_used(world, tmp_path):
@@ -204,10 +209,10 @@ def test_features_of_another_bundle_are_not_used(world, tmp_path):
     for name in ("store", "labels.csv", "small", "large"):
         (tmp_path / name).symlink_to(world / name)
     (tmp_path / "spec.toml").write_text(small)
-    run_matrix(load_spec(tmp_path / "spec.toml"), tmp_path / "out", jobs=0)
+    run_matrix(load_spec(tmp_path / "spec.toml"), tmp_path / "out", HERE)
     first = read_features(tmp_path / "out" / "features" / "small.parquet").bundle_hash
     (tmp_path / "spec.toml").write_text(small.replace('bundle = "small"', 'bundle = "large"'))
-    run_matrix(load_spec(tmp_path / "spec.toml"), tmp_path / "out", jobs=0)
+    run_matrix(load_spec(tmp_path / "spec.toml"), tmp_path / "out", HERE)
     assert read_features(tmp_path / "out" / "features" / "small.parquet").bundle_hash != first
 
 
@@ -283,7 +288,7 @@ def both(world):
 
 def test_each_site_trains_in_turn_and_all_sites_test(both, tmp_path):
     spec = load_spec(both / "sites.toml")
-    assert run_matrix(spec, tmp_path, jobs=0) == []
+    assert run_matrix(spec, tmp_path, HERE) == []
     rows = write_results(spec, tmp_path, [])
     macro = [r for r in rows if (r["finding"], r["metric"], r["seed"]) == ("macro", "auroc", None)]
     assert {(r["trained_at"], r["site"], r["internal"]) for r in macro} == {
@@ -302,7 +307,7 @@ def test_each_site_trains_in_turn_and_all_sites_test(both, tmp_path):
 
 def test_the_report_shows_who_was_trained_where(both, tmp_path):
     spec = load_spec(both / "sites.toml")
-    run_matrix(spec, tmp_path, jobs=0)
+    run_matrix(spec, tmp_path, HERE)
     rows = write_results(spec, tmp_path, [])
     results = read_results(tmp_path / "eval" / "b")
     found = {one.trained_at: one for one in carry_over(results)}
@@ -323,7 +328,7 @@ def test_the_report_shows_who_was_trained_where(both, tmp_path):
 def test_a_site_without_train_scans_is_said_before_anything_is_made(both, tmp_path):
     spec = load_spec(both / "sites.toml").model_copy(update={"train_sites": ("a", "c")})
     with pytest.raises(LabelError, match="'c'"):
-        run_matrix(spec, tmp_path, jobs=0)
+        run_matrix(spec, tmp_path, HERE)
     assert not list(tmp_path.iterdir())
 
 
@@ -335,7 +340,7 @@ def test_a_job_with_a_fault_of_ours_stops_no_other(both, tmp_path, monkeypatch):
     text = SITES + '[methods.few]\nverb = "fewshot"\nset = ["shots=[2]"]\n'
     (both / "mixed.toml").write_text(text.replace('train_sites = ["a", "b"]', ""))
     spec = load_spec(both / "mixed.toml")
-    (failed,) = run_matrix(spec, tmp_path, jobs=0)
+    (failed,) = run_matrix(spec, tmp_path, HERE)
     assert (failed.job, failed.code) == ("blocks.probe.all.0", "unexpected")
     assert "patient X" not in (tmp_path / "jobs" / f"{failed.job}.json").read_text()
     assert {row["method"] for row in write_results(spec, tmp_path, [failed])} == {"few"}
@@ -345,3 +350,33 @@ def test_a_benchmark_in_which_nothing_could_be_made_says_so(both, tmp_path):
     spec = load_spec(both / "sites.toml")
     with pytest.raises(HeadctError, match="none of 1 tasks"):
         write_results(spec, tmp_path, [benchmark_jobs.Failed("x", "labels", "too few")])
+
+
+@pytest.mark.parametrize("kind", ["slurm-local", "ray"])
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.xdist_group("ray")
+def test_an_engine_makes_the_tasks_that_this_process_makes(both, tmp_path, kind):
+    pytest.importorskip("submitit" if kind == "slurm-local" else "ray", reason="extra `cluster`")
+    spec = load_spec(both / "sites.toml")
+    assert run_matrix(spec, tmp_path / "here", HERE) == []
+    engine = Engine(kind, 2, slurm=SlurmOptions(minutes=2, chunk=1))
+    with ray_cluster() if kind == "ray" else nullcontext() as address:
+        away = replace(engine, ray_address=address)
+        assert run_matrix(spec, tmp_path / "away", away) == []
+    for site in "ab":
+        tables = [
+            pq.read_table(tmp_path / where / "tasks" / f"blocks.probe.all.0@{site}" / PREDICTIONS)
+            for where in ("here", "away")
+        ]
+        assert tables[0].equals(tables[1])
+    assert not [path for path in (tmp_path / "away").iterdir() if path.name.startswith(".")]
+
+
+@contextmanager
+def ray_cluster():
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80 << 20}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    yield nodes.address
+    nodes.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,24 @@ from headct.model.bundle import load_bundle
 from headct.store.store import open_store
 
 
-def prepare(spec: BenchmarkSpec, out: Path, name: str, verbs: set[str]) -> None:
+@dataclass(frozen=True)
+class Encoding:
+    """What a worker needs to make the features of an encoder.
+
+    Attributes:
+        name: of the encoder in the spec.
+        verbs: of the methods that read it.
+    """
+
+    spec: BenchmarkSpec
+    out: Path
+    name: str
+    verbs: frozenset[str]
+
+
+def prepare(encoding: Encoding) -> None:
     """Features of an encoder, once; those of another bundle or store are made again."""
+    spec, out, name, verbs = encoding.spec, encoding.out, encoding.name, encoding.verbs
     encoder, store = spec.encoders[name], open_store(spec.store)
     bundle = load_bundle(encoder.bundle) if encoder.bundle else None
     wanted = [encoder_identity(encoder), store.preprocessing.hash, list(store.scan_ids)]

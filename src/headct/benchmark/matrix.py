@@ -9,24 +9,29 @@ BENCH/  features/   ENCODER.parquet, and ENCODER.tokens/ where a method reads to
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from headct.adapt.task import TASK_JSON
-from headct.benchmark.encoders import prepare
+from headct.benchmark.encoders import Encoding, prepare
 from headct.benchmark.jobs import Failed, Work, do_job, labels_of, lost_job
-from headct.benchmark.spec import BenchmarkSpec
-from headct.progress import tracking
+from headct.benchmark.spec import BenchmarkSpec, Job
+from headct.dicom.pseudonym import key_path
+from headct.engine.choice import Engine
+from headct.progress import track, tracking
+from headct.store.labels import needs_key
 from headct.store.store import open_store
-from headct.workers import run_in_order
 
 
-def run_matrix(spec: BenchmarkSpec, out: Path, jobs: int) -> list[Failed]:
+def run_matrix(spec: BenchmarkSpec, out: Path, engine: Engine) -> list[Failed]:
     """Do every job that is not done yet.
 
     Args:
         spec: the matrix.
-        out: BENCH folder.
-        jobs: tasks that run side by side, in processes of one thread; 0: in this process.
+        out: BENCH folder; where jobs run on other machines, on a disk that all of them see.
+        engine: where tasks run; a task has one thread of a CPU, and a GPU where there is one.
 
     Returns:
         Jobs that failed; the others are done.
@@ -35,19 +40,52 @@ def run_matrix(spec: BenchmarkSpec, out: Path, jobs: int) -> list[Failed]:
         LabelError: the label table cannot be used, or has no train scan of a training site.
         HeadctError: an encoder cannot be used.
     """
+    engine.check()
     todo = list(spec.jobs())
     for site in spec.train_sites or ("",):  # faults are said once, before hours of work
         labels_of(spec, open_store(spec.store), 0, site)
-    for name in dict.fromkeys(job.encoder for job in todo if job.encoder):
-        prepare(spec, out, name, {spec.methods[j.method].verb for j in todo if j.encoder == name})
+    if needs_key(spec.labels):
+        spec = spec.model_copy(update={"key": key_path(spec.key).absolute()})
+    out = out.absolute()
+    encodings = [
+        Encoding(spec, out, name, frozenset(spec.methods[j.method].verb for j in jobs))
+        for name, jobs in _by_encoder(todo).items()
+    ]
     failed = []
     works = [Work(spec, out, job) for job in todo]
-    with tracking("benchmark", len(todo), "tasks") as tracker:
-        for result in run_in_order(do_job, works, jobs, lost_job):
-            if result is not None:
-                failed.append(result)
-            tracker.advance()
+    with _private_folder(out, engine) as folder:
+        if engine.kind == "local":  # with all threads of this machine, one after the other
+            for encoding in encodings:
+                prepare(encoding)
+        else:
+            done = engine.run_in_order(prepare, encodings, folder=folder)
+            for _ in track(done, "encoders", len(encodings)):
+                pass
+        with tracking("benchmark", len(todo), "tasks") as tracker:
+            for result in engine.run_in_order(do_job, works, folder=folder, lost=lost_job):
+                if result is not None:
+                    failed.append(result)
+                tracker.advance()
     return failed
+
+
+def _by_encoder(jobs: Iterable[Job]) -> dict[str, list[Job]]:
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.encoder:
+            found.setdefault(job.encoder, []).append(job)
+    return found
+
+
+@contextmanager
+def _private_folder(out: Path, engine: Engine) -> Iterator[Path | None]:
+    """A folder for what Slurm's jobs are told; None where nothing is told by files."""
+    if not engine.kind.startswith("slurm"):
+        yield None
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".jobs-") as name:
+        yield Path(name)
 
 
 def task_folders(spec: BenchmarkSpec, out: Path, train_site: str = "") -> list[Path]:

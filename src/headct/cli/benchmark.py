@@ -7,6 +7,17 @@ from typing import Annotated
 
 import typer
 
+from headct.cli.cluster import (
+    EngineKind,
+    RayAddress,
+    SlurmMinutes,
+    SlurmPartition,
+    SlurmSet,
+    chosen_engine,
+)
+
+JOB_MEMORY_GB = 16.0
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -20,6 +31,11 @@ def benchmark(
         int | None, typer.Option(min=0, help="Tasks side by side; default: one per core.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the tasks and stop.")] = False,
+    engine: EngineKind = "local",
+    ray_address: RayAddress = None,
+    slurm_partition: SlurmPartition = None,
+    slurm_minutes: SlurmMinutes = 240,
+    slurm_set: SlurmSet = None,
 ) -> None:
     """Make every task of a matrix, evaluate them together, and write one tidy table.
 
@@ -29,19 +45,28 @@ def benchmark(
     \\b
     Example: headct benchmark spec.toml --out bench --jobs 2
     Report:  headct report bench/eval --out bench.html
+    Slurm:   headct benchmark spec.toml --out bench --engine slurm --jobs 64
+             --slurm-partition gpu --slurm-set gres=gpu:1
     """  # noqa: D301
     from headct.benchmark.matrix import run_matrix
     from headct.benchmark.results import TABLE, eval_folder, write_results
     from headct.benchmark.spec import load_spec
     from headct.evaluate.comparisons import MACRO
-    from headct.workers import cores
 
     wanted = load_spec(spec)
     if dry_run:
         for job in wanted.jobs():
             print(job.name)
         return
-    failed = run_matrix(wanted, out, cores() if jobs is None else jobs)
+    where = chosen_engine(
+        engine,
+        jobs,
+        ray_address,
+        (slurm_partition, slurm_minutes, slurm_set),
+        memory_gb=JOB_MEMORY_GB,
+        chunk=1,
+    )
+    failed = run_matrix(wanted, out, where)
     for one in failed:
         typer.echo(f"not done: {one.job} [{one.code}]: {one.message}", err=True)
     rows = write_results(wanted, out, failed)

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headct.cli.cluster import (
+    EngineKind,
+    RayAddress,
+    SlurmMinutes,
+    SlurmPartition,
+    SlurmSet,
+    chosen_engine,
+)
 from headct.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,8 +24,6 @@ if TYPE_CHECKING:
     from headct.volume.preprocessing import Preprocessing
 
 PACS = "From a PACS"
-CLUSTER = "On a cluster"
-ENGINE_HELP = "Where the work is done: local, ray, slurm; slurm-local tries jobs out here."
 PACS_CONNECTIONS = 4
 """Processes, and so connections, where the user does not say."""
 
@@ -47,23 +53,11 @@ def ingest(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes, tasks or jobs at once.")
     ] = None,
-    engine: Annotated[str, typer.Option(help=ENGINE_HELP, rich_help_panel=CLUSTER)] = "local",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(help="The cluster; default $RAY_ADDRESS or here.", rich_help_panel=CLUSTER),
-    ] = None,
-    slurm_partition: Annotated[
-        str | None, typer.Option(help="Partition of the jobs.", rich_help_panel=CLUSTER)
-    ] = None,
-    slurm_minutes: Annotated[
-        int, typer.Option(min=1, help="Time limit of a job.", rich_help_panel=CLUSTER)
-    ] = 240,
-    slurm_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Option of sbatch, e.g. account=radiology; repeatable.", rich_help_panel=CLUSTER
-        ),
-    ] = None,
+    engine: EngineKind = "local",
+    ray_address: RayAddress = None,
+    slurm_partition: SlurmPartition = None,
+    slurm_minutes: SlurmMinutes = 240,
+    slurm_set: SlurmSet = None,
     key: Annotated[
         Path | None,
         typer.Option(help="Key of the pseudonyms; default $HEADCT_KEY_FILE or ~/.config/headct."),
@@ -133,7 +127,6 @@ def ingest(
     """  # noqa: D301
     if deface:
         raise UsageError("defacing is not there yet", remedy="leave --deface out")
-    from headct.engine.choice import Engine, SlurmOptions, require_kind
     from headct.ingest.criteria import load_criteria
     from headct.ingest.pipeline import ingest as run
     from headct.workers import cores
@@ -157,11 +150,8 @@ def ingest(
         out,
         _preprocessing(grid, overrides or []),
         load_criteria(criteria),
-        engine=Engine(
-            require_kind(engine),
-            jobs,
-            ray_address,
-            SlurmOptions(slurm_partition, slurm_minutes, more=tuple(slurm_set or ())),
+        engine=chosen_engine(
+            engine, jobs, ray_address, (slurm_partition, slurm_minutes, slurm_set)
         ),
         key_file=key,
         site=site,
