@@ -7,6 +7,9 @@ from safetensors.torch import load_file
 
 
 def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the files of one rank; for several ranks' shards see `restore`."""
-    (file,) = checkpoint.glob("*.safetensors")
-    return load_file(file)
+    """All tensors by name; the shards of one are put together again, in the order of the ranks."""
+    parts: dict[str, list[torch.Tensor]] = {}
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        for name, tensor in load_file(file).items():
+            parts.setdefault(name, []).append(tensor)
+    return {name: part[0] if len(part) == 1 else torch.cat(part) for name, part in parts.items()}

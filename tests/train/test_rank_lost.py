@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 
 from headct.run import read_jsonl
 
-from .tiny import RANKS_ENVIRONMENT, make_store, run_ranks, torchrun, write_recipe
+from .tiny import RANKS_ENVIRONMENT, make_store, ranks_of, run_ranks, torchrun, write_recipe
 
 STEPS = 60
 
@@ -25,22 +24,6 @@ def case(tmp_path_factory):
     record = {"metrics_every": 1, "checkpoint_every": 2, "panel_every": 0}
     toml = write_recipe(folder / "tiny.toml", steps=STEPS, record=record)
     return make_store(folder / "store"), toml
-
-
-def ranks_of(agent: int) -> list[int]:
-    """Process ids of the ranks that a torchrun started, by rank."""
-    children = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            stat, environ = (Path("/proc", entry, name).read_text() for name in ("stat", "environ"))
-            parent = int(stat.rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        if parent == agent:
-            children += [(v, int(entry)) for v in environ.split("\0") if v.startswith("RANK=")]
-    return [pid for _, pid in sorted(children)]
 
 
 def strike(arguments, run, number, restarts=0, *more):

@@ -93,5 +93,21 @@ def run_ranks(*arguments: str | Path, **options: int) -> subprocess.CompletedPro
     )
 
 
+def ranks_of(agent: int) -> list[int]:
+    """Process ids of the ranks that a torchrun started, by rank."""
+    children = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            stat, environ = (Path("/proc", entry, name).read_text() for name in ("stat", "environ"))
+            parent = int(stat.rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if parent == agent:
+            children += [(v, int(entry)) for v in environ.split("\0") if v.startswith("RANK=")]
+    return [pid for _, pid in sorted(children)]
+
+
 def headct_pretrain(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)

@@ -56,6 +56,7 @@ def pretrain(
     tasks: Annotated[
         int | None, typer.Option(min=1, help="Ranks on each machine; default: one a GPU.")
     ] = None,
+    cpus: Annotated[int, typer.Option(min=1, help="Cores of each rank of a job.")] = 4,
     minutes: Annotated[int, typer.Option(min=1, help="Time limit of a turn of a job.")] = 1440,
 ) -> None:
     """Train an encoder on unlabelled scans: masked reconstruction and self-distillation.
@@ -82,7 +83,7 @@ def pretrain(
 
         call.require_sound()
         logs = out.absolute().with_name(f"{out.name}.jobs")
-        resources = Resources(nodes, gpus, tasks, minutes, partition)
+        resources = Resources(nodes, gpus, tasks, minutes, partition, cpus)
         job = hand_over(call.absolute(), logs, submit.value, resources)
         print(f"job {job}; logs in {logs}")
         return
