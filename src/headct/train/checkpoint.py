@@ -30,11 +30,14 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from headct.errors import CheckpointError, MismatchError
 from headct.train.loop import TrainState
+from headct.train.runtime import Runtime
 
 FORMAT = "headct-checkpoint-2"
 DESCRIPTION = "checkpoint.json"
 COUNTERS = ("step", "seen_scans", "skipped_steps", "skipped_in_a_row")
 SHOWN_KEYS = 20
+NONE, DAMAGED = -1, -2
+"""Said instead of a step by the rank that looks for checkpoints."""
 Identity = Mapping[str, str]
 """What must be the same for a run to go on, e.g. recipe and store: name -> hash."""
 
@@ -103,6 +106,26 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
             remedy="restore one from a copy, or remove the run and start again",
         )
     return None
+
+
+def agreed_checkpoint(folder: Path, runtime: Runtime) -> Checkpoint | None:
+    """The newest whole checkpoint, the same on every rank: the main one looks, the others follow.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+    """
+    step = NONE
+    if runtime.is_main:
+        try:
+            found = latest_checkpoint(folder)
+        except CheckpointError:
+            runtime.from_main(DAMAGED)
+            raise
+        step = NONE if found is None else found.counters["step"]
+    step = runtime.from_main(step)
+    if step == DAMAGED:
+        raise CheckpointError("no checkpoint is whole", remedy="see the message of rank 0")
+    return None if step == NONE else read_checkpoint(folder / folder_name(step), verify=False)
 
 
 def restore(state: TrainState, checkpoint: Checkpoint, identity: Identity) -> None:

@@ -13,7 +13,6 @@ RUN/bundle/           the encoder for use; there when the run is finished
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +21,20 @@ from typing import Any, Literal
 import torch
 
 from headct import __version__
-from headct.errors import CheckpointError
+from headct.errors import TrainingError
 from headct.model.bundle import save_bundle
-from headct.objective.guards import alarms
 from headct.objective.joint import JointObjective
-from headct.progress import tracking
 from headct.run import git_commit, write_run_record
 from headct.store.store import Store, open_store
-from headct.train.checkpoint import (
-    Checkpoint,
-    folder_name,
-    latest_checkpoint,
-    read_checkpoint,
-    remove_leftovers,
-    restore,
-)
+from headct.train.checkpoint import agreed_checkpoint, remove_leftovers, restore
 from headct.train.distribute import prepare, share_gradients, whole
 from headct.train.events import Events
-from headct.train.feed import Feed, PretrainBatch, view_maker
-from headct.train.hooks import MetricsWriter, NonFiniteWriter, show_progress, trim_steps
-from headct.train.loop import Hook, LoopConfig, TrainState, fit
+from headct.train.feed import Feed, view_maker
+from headct.train.hooks import trim_steps
+from headct.train.loop import LoopConfig, TrainState, fit
 from headct.train.memory import require_memory
+from headct.train.observe import Observed
 from headct.train.optim import make_optimizer
-from headct.train.panel import PanelWriter
 from headct.train.preflight import (
     only_writer,
     require_grid,
@@ -55,14 +45,10 @@ from headct.train.preflight import (
 from headct.train.recipe import PretrainRecipe
 from headct.train.runtime import Runtime, StopRequest, start_runtime
 from headct.train.saving import Checkpointer
-from headct.train.speed import Speedometer, find_peak
-from headct.train.trackers import Sink, open_trackers, require_trackers
-from headct.train.watch import LabelledSubset, OnlineProbe
+from headct.train.speed import find_peak
+from headct.train.trackers import require_trackers
+from headct.train.watch import LabelledSubset
 from headct.views.loader import ScanLoader
-
-PANEL_SCANS = 4
-NONE, DAMAGED = -1, -2
-"""Said instead of a step by the rank that looks for checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +104,15 @@ def pretrain(
         if runtime.is_main:
             stack.enter_context(only_writer(folder))
         stop = stack.enter_context(StopRequest().listening())
-        return run.go(stop)
+        try:
+            return run.go(stop)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the GPU has no memory left after step {run.state.step}",
+                remedy=f"--set accumulate={2 * recipe.accumulate}, or"
+                " --set compute.activation_checkpointing=true",
+                code="out-of-memory",
+            ) from error
 
 
 class PretrainRun:
@@ -174,7 +168,7 @@ class PretrainRun:
 
     def go(self, stop: StopRequest) -> Outcome:
         """Restore, train, save, and write the bundle at the end."""
-        saved = self._latest()
+        saved = agreed_checkpoint(self.checkpoints.folder, self.runtime)
         if saved is not None:
             restore(self.state, saved, self.identity)
         self.checkpoints.saved_step = self.state.step if saved else -1
@@ -202,35 +196,10 @@ class PretrainRun:
         assert full is None or isinstance(full, JointObjective)
         return full
 
-    def _latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; the main rank looks at all, so that every rank has one."""
-        folder, step = self.checkpoints.folder, NONE
-        if self.runtime.is_main:
-            try:
-                found = latest_checkpoint(folder)
-            except CheckpointError:
-                self.runtime.from_main(DAMAGED)
-                raise
-            step = NONE if found is None else found.counters["step"]
-        step = self.runtime.from_main(step)
-        if step == DAMAGED:
-            raise CheckpointError("no checkpoint is whole", remedy="see the message of rank 0")
-        if step == NONE:
-            return None
-        return read_checkpoint(folder / folder_name(step), verify=False)
-
     def _train(self, stop: StopRequest) -> None:
         recipe, state = self.recipe, self.state
-        left = (recipe.steps - state.step) * recipe.batch
         with ExitStack() as stack:
-            hooks: list[Hook] = [self._nonfinite_writer(), self._panel_writer()]
-            probe = self._probe()
-            if probe is not None:
-                hooks.append(probe)
-            if self.runtime.is_main:
-                tracker = stack.enter_context(tracking(f"pretrain {recipe.name}", left))
-                sinks = stack.enter_context(open_trackers(self.trackers, self.folder, self.recipe))
-                hooks += [self._metrics_writer(sinks, probe), show_progress(tracker)]
+            hooks = stack.enter_context(self._observed().hooks(state.step))
             batches = stack.enter_context(self.feed.batches(state.step))
             self.objective.train()
             fit(
@@ -253,29 +222,18 @@ class PretrainRun:
                 stop=stop,
             )
 
-    def _probe(self) -> OnlineProbe | None:
-        if self.watch is None:
-            return None
-        every = self.recipe.record.probe_every
-        return OnlineProbe(self.watch, self._whole_objective, every, self.runtime.dtype)
-
-    def _metrics_writer(self, sinks: Sequence[Sink], probe: OnlineProbe | None) -> MetricsWriter:
-        path, every = self.folder / "metrics.jsonl", self.recipe.record.metrics_every
-        speed = Speedometer(self.recipe, self.runtime, self.peak, self.state.step)
-        found = probe.found if probe is not None else lambda _: {}
-        return MetricsWriter(path, every, alarms, sinks, speed, found)
-
-    def _nonfinite_writer(self) -> NonFiniteWriter:
-        def names(batch: PretrainBatch) -> list[str]:
-            return [self.store.scan_ids[row] for row in batch.scans.rows]
-
-        return NonFiniteWriter(self.folder / "nonfinite.jsonl", self.runtime.rank, names)
-
-    def _panel_writer(self) -> PanelWriter:
-        """Draws the first scans of the data order that can be read."""
-        views = self.feed.first_views(PANEL_SCANS)
-        every = self.recipe.record.panel_every
-        return PanelWriter(self.folder / "panels", self._whole_objective, views, every)
+    def _observed(self) -> Observed:
+        return Observed(
+            self.recipe,
+            self.folder,
+            self.runtime,
+            self.feed,
+            self.store.scan_ids,
+            self._whole_objective,
+            self.peak,
+            self.trackers,
+            self.watch,
+        )
 
     def _write_bundle(self) -> None:
         objective = self._whole_objective()

@@ -117,6 +117,8 @@ def start_runtime(
     try:
         _join(device, timeout)
         yield replace(runtime, saving=dist.new_group(backend="gloo", timeout=timeout))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         if not _is_of_another_rank(error):
             raise
