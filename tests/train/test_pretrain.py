@@ -21,10 +21,10 @@ from headct.train import pretrain as module
 from headct.train.checkpoint import latest_checkpoint
 from headct.train.pretrain import pretrain
 from headct.train.recipe import PretrainRecipe
-from headct.volume.preprocessing import Preprocessing
+from headct.volume.preprocessing import Preprocessing, Stretch
 
 from .saved import tensors_of
-from .tiny import GRID, make_store, recipe
+from .tiny import GRID, RECIPE, make_store, recipe
 
 VARYING = {"scans_per_s", "mfu", "tflops", "eta_s", "peak_memory_gib"}
 
@@ -252,6 +252,18 @@ def test_an_empty_store_is_an_error(tmp_path):
 def test_another_grid_is_an_error(tmp_path):
     grid = Preprocessing(shape_zyx=(16, 16, 16), spacing_mm_zyx=(4.0, 8.0, 8.0))
     refused(MismatchError, "4.0", recipe(), make_store(tmp_path / "s", 4, grid), tmp_path / "run")
+
+
+def test_positions_for_other_patches_than_the_store_has_are_an_error(store, tmp_path):
+    encoder = RECIPE["encoder"] | {"position_grid_zyx": (2, 4, 4)}
+    learned = recipe(encoder=encoder, views={"crop": {"stretch": True}})
+    refused(MismatchError, "(4, 4, 4)", learned, store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_positions_in_mm_on_stretched_heads_are_an_error(tmp_path):
+    cube = GRID.model_copy(update={"stretched": Stretch()})
+    refused(MismatchError, "in mm", recipe(), make_store(tmp_path / "s", 4, cube), tmp_path / "run")
 
 
 def test_a_patch_that_does_not_divide_is_an_error(tmp_path):

@@ -46,6 +46,11 @@ def require_grid(recipe: PretrainRecipe, store: Store) -> None:
             remedy="ingest with the recipe's grid, or choose the encoder preset of the store's",
         )
     shape, table = store.preprocessing.shape_zyx, recipe.encoder.position_grid_zyx
+    if table is None and store.preprocessing.stretched is not None:
+        raise MismatchError(
+            "the store's heads are stretched to a cube, and the encoder's positions are in mm",
+            remedy="take fmct-dino or fmct-mae, or ingest with a grid in mm",
+        )
     patches = grid_shape(shape, recipe.encoder.patch_voxels_zyx)
     if table not in (None, patches):
         raise MismatchError(
