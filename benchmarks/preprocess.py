@@ -52,7 +52,10 @@ def scan(n_slices: int) -> Any:
     affine = np.diag([SPAN_MM / n_slices, -0.45, -0.45, 1.0])
     affine[:3, 3] = (-110.0, 115.0, 115.0)
     noise = np.random.default_rng(0).integers(-8, 9, fine.shape, dtype=np.int16)
-    return Volume(np.ascontiguousarray(fine + noise), affine)
+    fine = fine + noise
+    y, x = np.ogrid[-1:1:512j, -1:1:512j]
+    fine[:, y**2 + x**2 > 1] = -1024  # nothing is reconstructed outside the circle
+    return Volume(np.ascontiguousarray(fine), affine)
 
 
 def write_inputs(folder: Path) -> None:

@@ -13,7 +13,13 @@ from headct.errors import GeometryError, Refusal
 from headct.volume.head import Head, find_head
 from headct.volume.pose import find_pose, in_own_frame
 from headct.volume.preprocessing import Preprocessing
-from headct.volume.resample import closest_ras, is_parallel, resample, resample_turned
+from headct.volume.resample import (
+    closest_ras,
+    is_parallel,
+    nearest,
+    resample,
+    resample_turned,
+)
 from headct.volume.stretched import to_stretched
 from headct.volume.volume import AIR_HU, MAX_HU, MIN_HU, Volume
 
@@ -146,15 +152,4 @@ def to_native(volume: Volume) -> Volume:
 
 def _kept(head: Head, target: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Target voxels in the head or next to it; table and holder are not."""
-    matrix = np.linalg.inv(head.affine_zyx) @ target
-    return np.asarray(
-        ndimage.affine_transform(
-            head.surround.view(np.uint8),
-            matrix[:3, :3],
-            matrix[:3, 3],
-            output_shape=shape,
-            order=0,
-            mode="grid-constant",
-            cval=0,
-        ).astype(bool)
-    )
+    return np.asarray(nearest(head.surround, np.linalg.inv(head.affine_zyx) @ target, shape))

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -29,6 +30,7 @@ MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 25.0
 FRAMES_AGREE_MM = 1.0
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 """By the code in the header: metre, millimetre, micrometre; anything else is taken as mm."""
+MAX_STORED_HU = 32767
 AIR_BELOW_HU = -500
 """A CT in HU holds air; values that never go below this are not HU."""
 
@@ -89,7 +91,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if not magic:
             raise Refusal("the file has no bytes", code=Reason.EMPTY_FILE)
         if magic == GZIP_MAGIC:
-            with gzip.GzipFile(fileobj=handle) as stream:
+            with igzip.IGzipFile(fileobj=handle) as stream:
                 yield cast(BinaryIO, stream)
         else:
             yield handle
@@ -230,4 +232,6 @@ def _hu(values: NDArray[Any]) -> NDArray[Any]:
         raise Refusal(message, code=Reason.NOT_HU)
     if values.dtype.kind == "f":
         np.rint(values, out=values)
-    return values.clip(AIR_HU, 32767).astype(np.int16, copy=False)
+    if low < AIR_HU or high > MAX_STORED_HU:
+        values = values.clip(AIR_HU, MAX_STORED_HU)
+    return values.astype(np.int16, copy=False)

@@ -70,6 +70,37 @@ def is_parallel(shape_zyx: tuple[int, ...], native: Affine, target: Affine) -> b
     return bool((stray_mm.sum(axis=1) < PARALLEL_WITHIN * spacing_mm).all())
 
 
+def nearest(mask: NDArray[np.bool_], to_mask: Affine, shape_zyx: tuple[int, ...]) -> Any:
+    """The mask at the nearest voxel; False outside.
+
+    Args:
+        mask: [z y x].
+        to_mask: 4x4, target voxel -> mask voxel.
+        shape_zyx: voxels of the target.
+    """
+    if np.any(to_mask[:3, :3] - np.diag(np.diag(to_mask[:3, :3]))):
+        out = ndimage.affine_transform(
+            mask.view(np.uint8),
+            to_mask[:3, :3],
+            to_mask[:3, 3],
+            output_shape=shape_zyx,
+            order=0,
+            mode="grid-constant",
+            cval=0,
+        )
+        return out.astype(bool)
+    out = np.zeros(shape_zyx, bool)
+    found, places = [], []
+    for axis in range(3):
+        place = to_mask[axis, axis] * np.arange(shape_zyx[axis]) + to_mask[axis, 3]
+        index = np.floor(place + 0.5).astype(int)
+        inside = np.flatnonzero((index >= 0) & (index < mask.shape[axis]))
+        places.append(inside)
+        found.append(index[inside])
+    out[np.ix_(*places)] = mask[np.ix_(*found)]
+    return out
+
+
 def axis_operator(n_in: int, n_out: int, step: float, start: float) -> tuple[int, Float]:
     """The 1D operator of one axis: linear to a finer grid, box average to a coarser one.
 
@@ -133,8 +164,10 @@ def _stack(hu: NDArray[Any], z: Float, y: sparse.csr_array, x: Float) -> Float:
 def _mean(hu: NDArray[Any], weights: Float) -> Float:
     """Weighted sum of the slices that a target slice covers."""
     total = np.zeros(hu.shape[1:], np.float32)
+    part = np.empty_like(total)
     for i in np.flatnonzero(weights):
-        total += weights[i] * hu[i].astype(np.float32)
+        np.multiply(hu[i], weights[i], out=part, dtype=np.float32, casting="unsafe")
+        total += part
     return total
 
 
