@@ -43,9 +43,11 @@ def views(n_global: int, n_local: int, n_masked: int) -> ViewBatch:
     )
 
 
-def test_fmct_mae_is_mae() -> None:
+@pytest.mark.parametrize("normalised", [False, True])
+def test_fmct_mae_is_mae(normalised: bool) -> None:
     """He et al. 2022: squared error, mean over the values of a patch, then over masked patches."""
-    model, batch = objective("fmct-mae", MAE).eval(), views(1, 0, n_masked=6)
+    settings = [*MAE, f"objective.mae.normalised={str(normalised).lower()}"]
+    model, batch = objective("fmct-mae", settings).eval(), views(1, 0, n_masked=6)
     loss = model.losses(batch, 0.5)["loss"]
     assert model.decoder is not None
     total, n_masked = 0.0, 0
@@ -60,6 +62,8 @@ def test_fmct_mae_is_mae() -> None:
         for row, patch in zip(predicted, hidden, strict=True):
             voxels = gather_patches(hu, (4, 4, 4), patch[None, None])[0, 0]
             target = torch.cat([window.apply(voxels) for window in WINDOWS])
+            if normalised:
+                target = (target - target.mean()) / (target.var() + 1e-6) ** 0.5
             total += float((row - target).square().mean())
             n_masked += 1
     assert n_masked == 18

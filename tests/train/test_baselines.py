@@ -1,12 +1,15 @@
 """The recipes of FM-CT, scaled down, go through the same loop to a bundle that can be used."""
 
+import numpy as np
 import pytest
 import torch
 
 from headct.config import load_recipe
 from headct.model.bundle import load_bundle
+from headct.objective.joint import JointObjective
 from headct.run import read_jsonl
 from headct.store.store import open_store
+from headct.train.panel import reconstruct
 from headct.train.pretrain import pretrain, view_maker
 from headct.train.recipe import PretrainRecipe
 from headct.volume.preprocessing import Stretch
@@ -59,3 +62,20 @@ def test_every_view_is_the_whole_grid_with_every_token(name, store):
     assert views.n_masked == n_masked
     again = view_maker(recipe, opened).make(hu, [(0, 0), (0, 1), (0, 2)], step=0)
     assert torch.equal(views.globals_hu, again.globals_hu)
+
+
+def test_a_picture_of_normalised_patches_is_put_back_on_their_level(store):
+    settings = [*SCALED, *OF["fmct-mae"], "objective.mae.normalised=true"]
+    recipe, opened = load_recipe("fmct-mae", PretrainRecipe, settings), open_store(store)
+    objective = JointObjective(recipe.objective, recipe.encoder)
+    for parameter in objective.decoder.to_voxels.parameters():
+        torch.nn.init.zeros_(parameter)
+    hu = torch.from_numpy(opened.read_hu([0]))
+    views = view_maker(recipe, opened).make(hu, [(0, 0)], step=0)
+    _, _, guessed = reconstruct(objective, views)
+    windows = [window.apply(views.globals_hu[0, 0].numpy()) for window in recipe.encoder.windows]
+    for patch in views.keep[0, 0][views.masked[0, 0]].tolist():
+        z, y, x = (4 * int(n) for n in np.unravel_index(patch, (4, 4, 4)))
+        box = (slice(z, z + 4), slice(y, y + 4), slice(x, x + 4))
+        level = np.mean([window[box] for window in windows])
+        np.testing.assert_allclose(guessed[0][box], level, atol=1e-5)

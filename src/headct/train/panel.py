@@ -13,6 +13,7 @@ from torch import Tensor
 from headct.atomic import replacing
 from headct.model.tokens import gather_patches, grid_shape, to_channels, window_tensors
 from headct.objective.joint import JointObjective
+from headct.objective.mae import patch_deviation, patch_mean
 from headct.train.loop import StepRecord, TrainState
 from headct.views.batch import ViewBatch
 
@@ -69,11 +70,15 @@ def reconstruct(objective: JointObjective, views: ViewBatch) -> NDArray[np.float
     tokens = objective.student.forward_hu(hu, views.spacing_mm_zyx, visible)
     asked_mm = objective.student.centres_mm(asked, hu.shape[1:], views.spacing_mm_zyx)
     hidden = objective.decoder(tokens, asked_mm)
-    guessed = objective.decoder.to_voxels(hidden).unflatten(-1, (n_windows, -1))[:, :, 0]
+    guessed = objective.decoder.to_voxels(hidden).unflatten(-1, (n_windows, -1)).float()
     levels, widths = window_tensors(config.windows, hu.device)
+    if objective.config.mae.normalised:  # level and contrast of the patch are then not guessed
+        true = to_channels(gather_patches(hu, patch, asked).float(), levels, widths)
+        guessed = guessed * patch_deviation(true) + patch_mean(true)
+    guessed = guessed[:, :, 0]
     given = to_channels(gather_patches(hu, patch).float(), levels[:1], widths[:1])[:, :, 0]
     at = asked[..., None].expand_as(guessed)
-    pictures = (given, given.scatter(1, at, GREY), given.scatter(1, at, guessed.float()))
+    pictures = (given, given.scatter(1, at, GREY), given.scatter(1, at, guessed))
     objective.train(was_training)
     volumes = [put_together(picture, hu.shape[1:], patch) for picture in pictures]
     return torch.stack(volumes).clamp(-1, 1).cpu().numpy()
