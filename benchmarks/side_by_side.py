@@ -4,8 +4,9 @@
     python benchmarks/side_by_side.py picture.jpg --real scans/series-1 scans/average.nii.gz
 
 Each row is a head, cut at the same distances below the vertex: brain (level 40, width 80), subdural
-(75, 215) and bone (600, 2800). Real scans are read from where they are and are nowhere stored: do
-not give the picture to anybody who may not see the scans.
+(75, 215) and bone (600, 2800). Where a scan ends early, its top counts as the vertex. Real scans
+are read from where they are and are nowhere stored: do not give the picture to anybody who may not
+see the scans.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from headct.cli import phantom as cli
 from headct.config import to_toml
@@ -158,6 +160,22 @@ def study_folder(archive: Path, study_uid: str) -> Path:
         if dcmread(first, stop_before_pixels=True).StudyInstanceUID == study_uid:
             return folder
     raise AssertionError("no such study")
+
+
+def test_series_of_an_archive_are_valid_by_dciodvfy(archive: Path) -> None:
+    """At both sites; the Debian build of dciodvfy cannot inflate: no deflated files."""
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not installed (Debian package dicom3tools)")
+    checked = 0
+    for study in sorted((archive / "dicom").glob("*/*")):
+        file = min(path for path in study.rglob("*") if path.is_file())
+        if dcmread(file).file_meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian:
+            answer = subprocess.run(
+                ["dciodvfy", "-new", file], capture_output=True, text=True, check=False
+            )
+            assert (answer.stdout + answer.stderr).split() == ["CTImage"], file
+            checked += 1
+    assert checked >= 9
 
 
 def test_no_path_and_no_pool_row_names_a_patient(archive: Path, labels: list[Row]) -> None:
