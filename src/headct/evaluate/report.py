@@ -87,7 +87,13 @@ def render(
     page = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page.filters |= {"area": area, "signed": signed, "p": p_text, "method": method_name}
+    page.filters |= {
+        "area": area,
+        "signed": signed,
+        "p": p_text,
+        "span": span,
+        "method": method_name,
+    }
     page.filters |= {"finding": finding_name, "colour": colour, "percent": percent}
     text = resources.files("headct.evaluate").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return page.from_string(text).render(
@@ -225,6 +231,12 @@ def _provenance(results: Results) -> list[tuple[str, Any]]:
 def area(value: float) -> str:
     """A number between 0 and 1 with three digits; a dash where there is none."""
     return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def span(interval: tuple[float, float]) -> str:
+    """An interval in numbers; one dash where there is none."""
+    lo, hi = interval
+    return f"{lo:.3f}–{hi:.3f}" if math.isfinite(lo) and math.isfinite(hi) else "–"
 
 
 def percent(value: float) -> str:
