@@ -7,6 +7,8 @@ import json
 import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,9 +19,10 @@ from typer.testing import CliRunner
 from headct.adapt.features import read_features, write_features
 from headct.adapt.task import PREDICTIONS
 from headct.benchmark import jobs as benchmark_jobs
+from headct.benchmark.encoders import Encoding, prepare
 from headct.benchmark.matrix import run_matrix
 from headct.benchmark.results import write_results
-from headct.benchmark.spec import load_spec
+from headct.benchmark.spec import Verb, load_spec
 from headct.cli.app import app
 from headct.engine.choice import Engine, SlurmOptions
 from headct.errors import HeadctError, LabelError, UsageError
@@ -33,6 +36,7 @@ from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import Preprocessing
 
 HERE = Engine(jobs=0)
+EXAMPLE = Path(__file__).parents[2] / "examples" / "benchmark.toml"
 GRID = Preprocessing(shape_zyx=(16, 16, 16), spacing_mm_zyx=(10.0, 10.0, 10.0))
 ENCODER = EncoderConfig(
     width=24,
@@ -380,3 +384,48 @@ def ray_cluster():
     nodes = Cluster(initialize_head=True, head_node_args=head)
     yield nodes.address
     nodes.shutdown()
+
+
+OTHERS = """
+store = "two"
+labels = "labels.csv"
+
+[encoders.ctfm]
+encoder = "ct-fm"
+random_init = 0
+
+[encoders.merlin]
+encoder = "merlin"
+random_init = 0
+
+[methods.probe]
+verb = "probe"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("ctfm", 512), pytest.param("merlin", 2048, marks=pytest.mark.slow)]
+)
+def test_encoders_of_others_are_embedded_on_the_way(tmp_path, name, width):
+    pytest.importorskip("monai", reason="the extra `baselines` is not installed")
+    with StoreWriter(tmp_path / "two", GRID, shard_scans=2) as writer:
+        for i in range(2):
+            ids = {kind: f"{kind}-{i}" for kind in ("scan_id", "patient_id", "study_id")}
+            row = ids | {"series_id": f"e-{i}", "status": "accepted", "affine_zyx": np.eye(4)}
+            writer.append(np.full(GRID.shape_zyx, 30 + 20 * i, np.int16), row)
+    (tmp_path / "spec.toml").write_text(OTHERS)
+    spec = load_spec(tmp_path / "spec.toml")
+    prepare(Encoding(spec, tmp_path / "out", name, frozenset({"probe"})))
+    table = read_features(tmp_path / "out" / "features" / f"{name}.parquet")
+    assert table.source == f"random-{spec.encoders[name].encoder}"
+    assert table.vectors["pooled"].shape == (2, width)
+    assert np.abs(np.diff(table.vectors["pooled"], axis=0)).max() > 0
+
+
+def test_the_example_compares_every_baseline():
+    spec = load_spec(EXAMPLE)
+    assert {e.floor for e in spec.encoders.values()} >= {"histogram", "blocks"}
+    assert {e.encoder for e in spec.encoders.values()} >= {"ct-fm", "merlin"}
+    assert any(e.random_init is not None and e.bundle for e in spec.encoders.values())
+    assert any(e.features for e in spec.encoders.values())
+    assert {m.verb for m in spec.methods.values()} == set(get_args(Verb))

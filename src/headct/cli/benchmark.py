@@ -42,7 +42,7 @@ def benchmark(
     Tasks that are done are not made again unless their encoder, labels, settings or store changed.
     A task that cannot be made (too few positives, say) is named at the end; the others count.
 
-    \\b
+    \b
     Example: headct benchmark spec.toml --out bench --jobs 2
     Report:  headct report bench/eval --out bench.html
     Slurm:   headct benchmark spec.toml --out bench --engine slurm --jobs 64
