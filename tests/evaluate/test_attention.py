@@ -126,7 +126,7 @@ def probe(bundle, tmp_path_factory):
         split=np.array(["train"] * 6 + ["tune"] * 2 + ["test"] * 4, dtype=object),
     )
     folder = tmp_path_factory.mktemp("attention") / "probe"
-    run_probe(table, labels, GRID, folder, ProbeConfig(n_folds=2))
+    run_probe(table, labels, GRID, folder, ProbeConfig(n_folds=3))
     return load_task(folder), scans
 
 
