@@ -63,6 +63,8 @@ def test_two_nodes_of_ray_give_the_same_store(here, archive, key_file, tmp_path)
 
 
 def test_another_key_on_a_worker_is_an_error_not_other_names(here, key_file, tmp_path) -> None:
+    from headct.dicom.header import FileOutcome
+    from headct.dicom.reasons import Reason
     from headct.ingest.criteria import Criteria
     from headct.ingest.keyed import Keyed
     from headct.ingest.series import Settings, Task
@@ -73,7 +75,7 @@ def test_another_key_on_a_worker_is_an_error_not_other_names(here, key_file, tmp
     keyed = Keyed(Settings(DEMO, Criteria(), key_file.read_bytes()), other)
     assert key_file.read_bytes().strip() not in repr(keyed.__dict__).encode()
     with pytest.raises(HeadctError, match="key of the pseudonyms"):
-        keyed(Task("x", tmp_path, 1))
+        keyed(Task("x", FileOutcome(tmp_path, Reason.EMPTY_FILE), 1))
 
 
 def test_jobs_on_other_machines_want_a_shared_folder(archive, key_file, tmp_path, monkeypatch):

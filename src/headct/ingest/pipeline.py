@@ -15,6 +15,7 @@ from headct.dicom.reasons import Reason, Status
 from headct.dicom.spool import spooling
 from headct.engine.choice import Engine
 from headct.errors import UsageError
+from headct.ingest.bids import nifti_scans
 from headct.ingest.criteria import Criteria
 from headct.ingest.keyed import Keyed
 from headct.ingest.selection import by_study
@@ -159,7 +160,10 @@ def list_tasks(index: Index, names: Pseudonymizer) -> list[Task]:
             remedy="give the folder that holds the scans, and see that you may read it",
         )
     files = [Task(names.source_id(o.path.absolute()), o, 1) for o in index.outcomes]
-    scans = [Task(names.source_id(index.place(p).absolute()), p, 1) for p in index.nifti]
+    scans = [
+        Task(names.source_id(index.place(scan.path).absolute()), scan, 1)
+        for scan in nifti_scans(index)
+    ]
     for series in index.series:
         uid = series.series_uid
         path = min(index.place(header.path) for header in series.headers)

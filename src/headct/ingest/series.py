@@ -6,18 +6,18 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headct.dicom.header import FileOutcome
+from headct.dicom.header import FileOutcome, Header
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.dicom.reasons import Reason, reason_of
 from headct.dicom.series import SeriesFiles, StackPlan, plan_stacks, read_stack
 from headct.errors import Refusal
-from headct.ingest.criteria import REASONS, Criteria, check_header, check_step, decide
+from headct.ingest.bids import NiftiScan
+from headct.ingest.criteria import REASONS, Criteria, check_header, decide
 from headct.volume.canonical import to_canonical
 from headct.volume.check import Fault, check_content
 from headct.volume.head import find_head
@@ -55,7 +55,7 @@ class Task:
     """
 
     source: str
-    content: SeriesFiles | Path | FileOutcome | RemoteStudy | StudySeries = field(repr=False)
+    content: SeriesFiles | NiftiScan | FileOutcome | RemoteStudy | StudySeries = field(repr=False)
     n_files: int
 
     @property
@@ -113,7 +113,7 @@ def process(settings: Settings, task: Task) -> Outcome:
         return process_together(settings, content)
     if isinstance(content, FileOutcome):
         answer, scan = _file_answer(content), None
-    elif isinstance(content, Path):
+    elif isinstance(content, NiftiScan):
         answer, scan = _nifti(settings, content)
     else:
         from headct.ingest.remote import process_study
@@ -194,8 +194,12 @@ def read_scan(settings: Settings, series: SeriesFiles, plan: StackPlan | Refusal
         "study_id": names.study_id(series.study_uid),
         "series_id": names.series_id(series.series_uid),
     }
-    acquisition = {
-        "modality": header.modality,
+    return _canonical(settings, volume, ids | _acquisition(header), early)
+
+
+def _acquisition(header: Header) -> Row:
+    return {
+        "modality": header.modality or None,
         "manufacturer": header.manufacturer or None,
         "model": header.model or None,
         "kernel": header.kernel_shown or None,
@@ -204,13 +208,14 @@ def read_scan(settings: Settings, series: SeriesFiles, plan: StackPlan | Refusal
         "age_years": header.age_years,
         "sex": header.sex or None,
     }
-    return _canonical(settings, volume, ids | acquisition, early)
 
 
-def _nifti(settings: Settings, path: Path) -> Found:
+def _nifti(settings: Settings, scan: NiftiScan) -> Found:
+    if scan.header.modality not in ("", "CT"):
+        return _refused((Reason.NOT_CT, "the file beside it names another modality")), None
     try:
-        volume = read_nifti(path)
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        volume = read_nifti(scan.path)
+        content = hashlib.sha256(scan.path.read_bytes()).hexdigest()
     except Refusal as refusal:
         return _refused((reason_of(refusal), refusal.message)), None
     except OSError:
@@ -218,13 +223,14 @@ def _nifti(settings: Settings, path: Path) -> Found:
     names = Pseudonymizer(settings.key)
     ids = {
         "scan_id": names.scan_id(content),
-        "patient_id": names.patient_id(f"file\0{content}"),
-        "study_id": names.study_id(content),
+        "patient_id": names.patient_id(scan.patient_key or f"file\0{content}"),
+        "study_id": names.study_id(scan.study_key or content),
         "series_id": names.series_id(content),
     }
     _, affine = closest_ras(volume.hu, volume.affine_zyx)
     step_mm = float(np.linalg.norm(affine[:3, 0]))
-    return _canonical(settings, volume, ids, check_step(step_mm, settings.criteria))
+    early = check_header([scan.header], step_mm, settings.criteria)
+    return _canonical(settings, volume, ids | _acquisition(scan.header), early)
 
 
 def _canonical(settings: Settings, volume: Volume, row: Row, early: Iterable[Fault]) -> Found:

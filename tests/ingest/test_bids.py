@@ -1,0 +1,92 @@
+"""NIfTI in a BIDS folder: subjects are patients, sessions are studies, sidecars say how."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from headct.ingest.criteria import Criteria
+from headct.ingest.pipeline import ingest
+from headct.run import read_jsonl
+from headct.store.store import open_store
+from headct.volume.nifti import write_nifti
+from headct.volume.preprocessing import PRESETS
+from headct.volume.read import read_series
+
+SIDECAR = {
+    "Modality": "CT",
+    "Manufacturer": "Siemens",
+    "ConvolutionKernel": ["J40s", "3"],
+    "KVP": 120,
+    "PatientName": "Secretname^A",
+    "InstitutionName": "Secret Hospital",
+}
+
+
+@pytest.fixture
+def bids(archive: Path, tmp_path: Path) -> Path:
+    """Two subjects, the first with two sessions."""
+    root = tmp_path / "bids"
+    series = sorted({p.parent for p in archive.rglob("IM*.dcm") if "Patient4" not in str(p)})
+    places = [
+        "sub-01/ses-a/ct/sub-01_ses-a_ct",
+        "sub-01/ses-b/ct/sub-01_ses-b_ct",
+        "sub-02/ct/sub-02_ct",
+    ]
+    for folder, place in zip(series, places, strict=False):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(root / f"{place}.nii.gz", read_series(folder))
+        (root / f"{place}.json").write_text(json.dumps(SIDECAR))
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
+    (root / "participants.tsv").write_text(
+        "participant_id\tage\tsex\nsub-01\t71\tF\nsub-02\tn/a\tM\n"
+    )
+    return root
+
+
+def test_subjects_are_patients_and_sessions_studies(
+    bids: Path, key_file: Path, tmp_path: Path
+) -> None:
+    ingest([bids], tmp_path / "store", PRESETS["demo"], jobs=0, key_file=key_file)
+    rows = open_store(tmp_path / "store").manifest.to_pylist()
+    assert len(rows) == 3
+    patients = {row["patient_id"] for row in rows}
+    assert len(patients) == 2
+    assert len({row["study_id"] for row in rows}) == 3
+    assert {row["kernel"] for row in rows} == {"J40s\\3"}
+    assert {(row["manufacturer"], row["kvp"], row["modality"]) for row in rows} == {
+        ("Siemens", 120.0, "CT")
+    }
+    by_sex = {row["sex"]: row["age_years"] for row in rows}
+    assert by_sex == {"F": 71.0, "M": None}
+    for path in (tmp_path / "store").rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert b"Secret" not in data
+            assert b"sub-0" not in data
+
+
+def test_what_a_sidecar_says_decides(bids: Path, key_file: Path, tmp_path: Path) -> None:
+    (path,) = bids.glob("sub-02/ct/*.json")
+    path.write_text(json.dumps(SIDECAR | {"Modality": "MR"}))
+    (path,) = bids.glob("sub-01/ses-a/ct/*.json")
+    path.write_text(json.dumps(SIDECAR | {"ContrastBolusAgent": "Iohexol 350"}))
+    criteria = Criteria(refuse=("contrast",))
+    ingest([bids], tmp_path / "store", PRESETS["demo"], criteria, jobs=0, key_file=key_file)
+    items = read_jsonl(tmp_path / "store" / "items.jsonl")
+    found = sorted(item["reason"] for item in items if item["status"] == "refused")
+    assert found == ["contrast", "not-ct"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1, 2]", "{", '{"KVP": {"a": 1}, "Modality": [["CT"]]}', "\xff"]
+)
+def test_a_sidecar_that_is_none_takes_nothing_away(
+    bids: Path, key_file: Path, tmp_path: Path, text: str
+) -> None:
+    for path in bids.rglob("*_ct.json"):
+        path.write_bytes(text.encode("latin-1"))
+    ingest([bids], tmp_path / "store", PRESETS["demo"], jobs=0, key_file=key_file)
+    assert len(open_store(tmp_path / "store")) == 3
