@@ -42,16 +42,19 @@ def ingest(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The store; made, or added to.")],
-    grid: Annotated[str, typer.Option(help="Canonical grid: demo, small or base.")] = "base",
+    grid: Annotated[
+        str, typer.Option(help="Canonical grid: demo, small, base or fmct-hu.")
+    ] = "base",
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="Grid key=value, e.g. spacing_mm_zyx=[4,1,1]; repeatable."),
     ] = None,
     criteria: Annotated[
-        Path | None, typer.Option(help="TOML file: what is refused, flagged, accepted.")
+        Path | None, typer.Option(help="TOML rule, or CSV table of description, kVp, kernel.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes, tasks or jobs at once.")
+        int | None,
+        typer.Option(min=1, help="Processes, tasks or jobs at once; default: all cores."),
     ] = None,
     engine: EngineKind = "local",
     ray_address: RayAddress = None,

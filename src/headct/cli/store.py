@@ -48,6 +48,18 @@ def verify(store: StorePath) -> None:
         raise typer.Exit(1)
 
 
+@commands.command("rebuild")
+def rebuild(store: StorePath) -> None:
+    """Put a lost or damaged manifest back, from its copy and the journal.
+
+    \b
+    Example: headct store rebuild store
+    """  # noqa: D301
+    from headct.store.rebuild import rebuild_index
+
+    print(f"{rebuild_index(store)} scans in the manifest; now run `headct store verify`")
+
+
 @commands.command("stats")
 def stats(store: StorePath) -> None:
     """Counts by state and reason, grid and size of a store.

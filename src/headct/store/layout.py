@@ -3,6 +3,7 @@
 STORE/  store.json        grid, preprocessing hash, format version
         hu.zarr           hu[scan, z, y, x] int16, one scan a chunk, several scans a shard
         manifest.parquet  one row per scan, in the order of the array
+        manifest.copy.parquet  the same again, for `headct store rebuild`
         journal.jsonl     rows committed since manifest.parquet was written (absent when closed)
         items.jsonl       one line per series or file that was looked at
 """
@@ -25,6 +26,7 @@ FORMAT_VERSION = 1
 STORE_JSON = "store.json"
 ARRAY = "hu.zarr"
 MANIFEST = "manifest.parquet"
+MANIFEST_COPY = "manifest.copy.parquet"
 JOURNAL = "journal.jsonl"
 ITEMS = "items.jsonl"
 LOCK = ".writer.lock"
@@ -89,6 +91,20 @@ def _require_version(values: Any) -> None:
 def array_spec(folder: Path) -> dict[str, Any]:
     """TensorStore spec that opens hu.zarr."""
     return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder / ARRAY}/"}}
+
+
+def open_array(folder: Path) -> ts.TensorStore:
+    """The hu.zarr of a store.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    try:
+        return ts.open(array_spec(folder), open=True).result()
+    except (ValueError, RuntimeError) as error:
+        raise StoreError(
+            f"{ARRAY} cannot be opened", remedy="restore it from a copy, or ingest again"
+        ) from error
 
 
 def create_array(folder: Path, info: StoreInfo) -> ts.TensorStore:

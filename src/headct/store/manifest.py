@@ -112,7 +112,11 @@ def read_manifest(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{path.name} cannot be read", remedy="restore it from a copy") from error
+        raise StoreError(
+            f"{path.name} cannot be read",
+            remedy="run `headct store rebuild`",
+            code="damaged-manifest",
+        ) from error
     for column in SCHEMA.names[table.num_columns :]:  # older stores lack the last ones
         if column in LATER:
             table = table.append_column(column, pa.nulls(table.num_rows))

@@ -13,7 +13,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from headct.errors import StoreError
-from headct.store.layout import array_spec, read_info
+from headct.store.layout import open_array, read_info
 from headct.store.manifest import affine_of
 from headct.store.writer import committed_rows, hu_sha256
 from headct.volume.preprocessing import Preprocessing
@@ -119,12 +119,7 @@ class Store:
 
     @cached_property
     def _array(self) -> ts.TensorStore:
-        try:
-            array = ts.open(array_spec(self.path), open=True).result()
-        except (ValueError, RuntimeError) as error:
-            raise StoreError(
-                "hu.zarr cannot be opened", remedy="restore it from a copy, or ingest again"
-            ) from error
+        array = open_array(self.path)
         if tuple(array.shape[1:]) != self.preprocessing.shape_zyx or array.shape[0] < len(self):
             raise StoreError("hu.zarr does not fit the manifest", remedy="restore it from a copy")
         return array

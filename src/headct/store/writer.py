@@ -24,10 +24,11 @@ from headct.store.layout import (
     JOURNAL,
     LOCK,
     MANIFEST,
+    MANIFEST_COPY,
     STORE_JSON,
     StoreInfo,
-    array_spec,
     create_array,
+    open_array,
     read_info,
     write_info,
 )
@@ -215,14 +216,13 @@ class StoreWriter:
         self._n_committed = table.num_rows
         shas = table["hu_sha256"].to_pylist()
         self._sha_of = dict(zip(table["scan_id"].to_pylist(), shas, strict=True))
-        array = ts.open(array_spec(self.path), open=True).result()
-        return array.resize(exclusive_max=self._shape(self._n_committed)).result()
+        return open_array(self.path).resize(exclusive_max=self._shape(self._n_committed)).result()
 
     def _create(self) -> ts.TensorStore:
         if read_manifest(self.path / MANIFEST).num_rows:
             raise StoreError("the store has lost its store.json", remedy="restore it from a copy")
         if (self.path / ARRAY).exists():
-            array = ts.open(array_spec(self.path), open=True).result()
+            array = open_array(self.path)
             if tuple(array.shape[1:]) != self.preprocessing.shape_zyx:
                 raise StoreError("a half-made store is in the way", remedy="remove that folder")
         else:
@@ -255,7 +255,11 @@ class StoreWriter:
 
 
 def committed_rows(folder: Path) -> pa.Table:
-    """The manifest with the journal's rows; reading only."""
+    """The manifest with the journal's rows; reading only. A lost manifest is a StoreError."""
+    if not (folder / MANIFEST).exists():
+        raise StoreError(
+            f"{MANIFEST} is missing", remedy="run `headct store rebuild`", code="damaged-manifest"
+        )
     table = read_manifest(folder / MANIFEST)
     fresh = [r for r in read_jsonl(folder / JOURNAL) if r["row"] >= table.num_rows]
     return pa.concat_tables([table, to_table(fresh)]) if fresh else table
@@ -270,6 +274,7 @@ def recover(folder: Path) -> pa.Table:
     _cut_items(folder / ITEMS, set(table["scan_id"].to_pylist()))
     if (folder / JOURNAL).exists():
         write_manifest(folder / MANIFEST, table)
+        write_manifest(folder / MANIFEST_COPY, table)
         (folder / JOURNAL).unlink()
     return table
 
