@@ -8,11 +8,11 @@ from headct.views.augment import (
     Erase,
     Gain,
     MotionGhost,
-    Noise,
     SkullBase,
 )
 from headct.views.cut import Placement, apply_axes
 from headct.views.draws import generator
+from headct.views.noise import Noise, cut_from
 from headct.views.spread import Kernel, SliceThickness
 
 GRID, SPACING = (24, 32, 24), (4.0, 4.0, 4.0)
@@ -50,6 +50,26 @@ def test_probability_decides_how_many_views():
     drawn = draw(Noise(probability=0.8), 1000)
     assert (drawn["noise_sd_hu"] != 0).float().mean() == pytest.approx(0.8, abs=0.04)
     assert drawn["noise_sd_hu"].abs().max() <= 8
+
+
+@pytest.mark.parametrize("augmentation", [Cupping(), SkullBase(), Noise()])
+def test_all_views_at_once_are_the_views_one_by_one(augmentation, monkeypatch):
+    drawn = draw(augmentation, 6)
+    more = [augmentation.bank(GRID, SPACING)] if isinstance(augmentation, Noise) else []
+    one_by_one = augmentation.apply(water(6), drawn, at(6), *more)
+    for module in ("augment", "noise"):  # as on a GPU
+        monkeypatch.setattr(f"headct.views.{module}.touched", lambda _: [slice(None)])
+    at_once = augmentation.apply(water(6), drawn, at(6), *more)
+    assert one_by_one.any()
+    torch.testing.assert_close(at_once, one_by_one)
+
+
+def test_boxes_of_the_bank_are_its_slices():
+    bank = torch.arange(2 * 4 * 5 * 6.0).view(2, 4, 5, 6)
+    start = torch.tensor([[1, 0, 2], [0, 3, 1]])
+    boxes = cut_from(bank, torch.tensor([1, 0]), start, (3, 2, 4))
+    torch.testing.assert_close(boxes[0], bank[1, 1:4, 0:2, 2:6])
+    torch.testing.assert_close(boxes[1], bank[0, 0:3, 3:5, 1:5])
 
 
 @pytest.mark.parametrize("name", sorted(AugmentConfig.model_fields))

@@ -32,7 +32,7 @@ from headct.objective.guards import cls_std, effective_rank
 from headct.objective.mae import (
     LatConfig,
     MaeConfig,
-    draw_predicted,
+    draw_asked,
     latent_loss,
     pixel_loss,
     require_channel_weights,
@@ -243,7 +243,10 @@ class JointObjective(nn.Module):
     def _masked_terms(
         self, on: dict[str, float], large: _Globals, student: Tokens, teacher: Tokens | None
     ) -> tuple[Scalars, Scalars]:
-        """L_pix and L_lat where they are on, and what to log."""
+        """L_pix and L_lat where they are on, and what to log.
+
+        `mae.visible_fraction` asks for patches that the student saw, too.
+        """
         if self.decoder is None or not on.keys() & {"mae", "lat"}:
             return {}, {}
         if not large.masked.any():
@@ -251,7 +254,8 @@ class JointObjective(nn.Module):
                 "mae and lat predict masked patches, and the views mask none",
                 remedy="give the views a mask ratio, or set the weights of mae and lat to 0",
             )
-        places = draw_predicted(large.masked, self.config.mae.predicted_fraction)
+        shares = self.config.mae.predicted_fraction, self.config.mae.visible_fraction
+        places = draw_asked(large.masked, *shares)
         asked = large.keep.gather(1, places)
         asked_mm = self.student.centres_mm(asked, large.hu.shape[1:], large.spacing_mm_zyx)
         hidden = self.decoder(student, asked_mm)

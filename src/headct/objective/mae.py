@@ -47,6 +47,9 @@ class MaeConfig(TermConfig):
     weight: float = Field(default=1.0, ge=0.0)
     predicted_fraction: float = Field(default=0.3, gt=0.0, le=1.0)
     """Share of the masked patches that is predicted, drawn at random each step."""
+    visible_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the visible patches that is predicted as well: what is in a patch then has to be in
+    its token, and not only what its neighbours need of it (decision 0034)."""
     saturated_weight: float = Field(default=0.03, ge=0.0, le=1.0)
     """Weight of a voxel that lies outside the window, against 1 inside it."""
     channel_weights: tuple[float, ...] = (1.0, 1.0, 0.3)
@@ -177,18 +180,26 @@ def latent_loss(predicted: Tensor, features: Sequence[Tensor]) -> Tensor:
     return F.smooth_l1_loss(predicted.float(), target)
 
 
-def draw_predicted(masked: Tensor, fraction: float) -> Tensor:
-    """A random share of the masked tokens of each view, at least one.
+def draw_asked(masked: Tensor, masked_fraction: float, visible_fraction: float) -> Tensor:
+    """Random shares of the masked and of the visible tokens of each view.
 
     Args:
         masked: [n t] bool, the same number of True in every row.
-        fraction: share to draw, from torch's default generator.
+        masked_fraction: share of the masked ones, at least one; from torch's default generator.
+        visible_fraction: share of the visible ones; 0 draws none.
 
     Returns:
         [n q] long, places in the row, ascending.
     """
     n_masked = int(masked[0].sum())
-    n_predicted = max(1, round(fraction * n_masked))
-    score = torch.rand(masked.shape, device=masked.device).masked_fill(~masked, -1.0)
-    chosen = score.topk(n_predicted, dim=1).indices
-    return torch.sort(chosen, dim=1).values
+    places = _draw_among(masked, max(1, round(masked_fraction * n_masked)))
+    n_visible = round(visible_fraction * (masked.shape[1] - n_masked))
+    if n_visible:
+        places = torch.cat([places, _draw_among(~masked, n_visible)], dim=1)
+    return torch.sort(places, dim=1).values
+
+
+def _draw_among(member: Tensor, n: int) -> Tensor:
+    """Random places [n q] of True in each row of a mask [n t]."""
+    score = torch.rand(member.shape, device=member.device).masked_fill(~member, -1.0)
+    return score.topk(n, dim=1).indices

@@ -14,16 +14,14 @@ from torch import Tensor
 
 from headct.config import Config
 from headct.views.cut import Placement, apply_axes
-from headct.views.draws import Drawn, chance, normal, uniform
+from headct.views.draws import Drawn, chance, normal, touched, uniform
 from headct.views.metal import MetalStreaks
+from headct.views.noise import SKULL_BASE_MM, Noise
 from headct.views.spread import Kernel, SliceThickness
 from headct.volume.volume import AIR_HU
 
 HEAD_RADIUS_MM_YX = (95.0, 75.0)
 """Semi-axes of an adult head in an axial slice; the unit of in-plane radius here."""
-SKULL_BASE_MM = (105.0, 130.0)
-"""mm from the top of the field of view to the petrous bones (vertex margin 8, scalp and skull 12,
-vertex to floor of the middle fossa 85 to 110)."""
 
 
 class Gain(Config):
@@ -57,9 +55,9 @@ class Cupping(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Add the field; r is 1 at the edge of an adult head and is held there."""
-        for i in drawn["cupping_hu"].nonzero()[:, 0].tolist():
-            field = (_radius_squared(at)[i].clamp(max=1.0) - 0.5) * drawn["cupping_hu"][i]
-            hu[i] += field
+        bowl = _radius_squared(at).clamp_(max=1.0).sub_(0.5)
+        for rows in touched(drawn["cupping_hu"]):
+            hu[rows] += (drawn["cupping_hu"][rows, None, None] * bowl[rows])[:, None]
         return hu
 
 
@@ -79,11 +77,11 @@ class SkullBase(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Add a Gaussian band in z, widest at the midline."""
-        below, across = at.below_top_mm(), at.axis_mm(2)
-        for i in drawn["band_hu"].nonzero()[:, 0].tolist():
-            level = torch.exp(-(((below[i] - drawn["band_below_top_mm"][i]) / self.height_mm) ** 2))
-            width = torch.exp(-((across[i] / 45.0) ** 2))
-            hu[i] += drawn["band_hu"][i] * level[:, None, None] * width
+        below = at.below_top_mm() - drawn["band_below_top_mm"][:, None]
+        level = drawn["band_hu"][:, None] * torch.exp(-((below / self.height_mm) ** 2))  # [n z]
+        width = torch.exp(-((at.axis_mm(2) / 45.0) ** 2))  # [n x]
+        for rows in touched(drawn["band_hu"]):
+            hu[rows].addcmul_(level[rows, :, None, None], width[rows, None, None])
         return hu
 
 
@@ -124,64 +122,6 @@ class MotionGhost(Config):
         weight = (inside * drawn["ghost_weight"][chosen, None])[:, :, None, None]
         hu[chosen] = hu[chosen] + weight * (ghost - hu[chosen])
         return hu
-
-
-class Noise(Config):
-    """Quantum noise, white or correlated, stronger near the skull base.
-
-    It comes from a fixed bank, cut at a drawn place with a drawn sign: the same on every device,
-    and cheaper than drawing millions of numbers per step.
-    """
-
-    probability: float = Field(default=0.8, ge=0, le=1)
-    sd_hu: float = Field(default=8.0, ge=0)
-    smooth_share: float = Field(default=0.5, ge=0, le=1)
-    smooth_fwhm_mm: float = Field(default=3.0, gt=0)
-    """mm, correlation of smoothed noise; at least 1.5 voxels."""
-    skull_base_gain: float = Field(default=1.5, ge=1)
-
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
-        """Strength (0 is off), kind, sign and place in the bank."""
-        sign = np.where(rng.random(n) < 0.5, np.float32(-1), np.float32(1))
-        return {
-            "noise_sd_hu": chance(rng, self.probability, n)
-            * uniform(rng, 0.0, self.sd_hu, n)
-            * sign,
-            "noise_smooth": chance(rng, self.smooth_share, n),
-            "noise_place": uniform(rng, 0.0, 1.0, (n, 3)),
-        }
-
-    def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement, bank: Tensor) -> Tensor:
-        """Add noise from the bank [2 z y x] (white, smoothed; unit sd)."""
-        sd, smooth = drawn["noise_sd_hu"].tolist(), drawn["noise_smooth"].long().tolist()
-        room = torch.tensor(bank.shape[1:], device=hu.device) - torch.tensor(
-            hu.shape[1:], device=hu.device
-        )
-        start = (drawn["noise_place"] * (room + 1)).long().tolist()
-        middle = sum(SKULL_BASE_MM) / 2
-        near = torch.exp(-(((at.below_top_mm() - middle) / 25.0) ** 2))
-        profile = 1 + (self.skull_base_gain - 1) * near  # [n z]
-        for i, (z, y, x) in enumerate(start):
-            if sd[i]:
-                part = tuple(slice(a, a + n) for a, n in zip((z, y, x), hu.shape[1:], strict=True))
-                hu[i].addcmul_(bank[(smooth[i], *part)], profile[i, :, None, None], value=sd[i])
-        return hu
-
-    def bank(
-        self, source_shape_zyx: tuple[int, int, int], spacing_mm_zyx: tuple[float, ...]
-    ) -> Tensor:
-        """[2 z y x] white and smoothed unit noise, half as large again as the field of view."""
-        shape = tuple(n + n // 2 for n in source_shape_zyx)
-        white = torch.from_numpy(np.random.default_rng(0).standard_normal(shape, np.float32))[None]
-        fwhm = [max(self.smooth_fwhm_mm, 1.5 * mm) for mm in spacing_mm_zyx]
-        smooth = apply_axes(
-            white,
-            [
-                _periodic_blur(n, width / 2.355 / mm)
-                for n, width, mm in zip(shape, fwhm, spacing_mm_zyx, strict=True)
-            ],
-        )
-        return torch.cat([white, smooth / smooth.std()])
 
 
 class Erase(Config):
@@ -273,11 +213,3 @@ def _box_operator(size: int, width_voxels: float, device: torch.device) -> Tenso
     voxel = torch.arange(size, device=device)
     near = (voxel[:, None] - voxel).abs() <= max(1, int(width_voxels / 2))
     return near / near.sum(-1, keepdim=True)
-
-
-def _periodic_blur(size: int, sigma_voxels: float) -> Tensor:
-    """[1 size size] Gaussian blur on a ring."""
-    apart = (torch.arange(size)[:, None] - torch.arange(size)).abs()
-    apart = torch.minimum(apart, size - apart)
-    blur = torch.exp(-0.5 * (apart / sigma_voxels) ** 2)
-    return (blur / blur.sum(-1, keepdim=True))[None]

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Purpose = Literal["order", "replacement", "views", "batch", "step"]
 Drawn = dict[str, NDArray[np.float32]]
@@ -34,3 +35,13 @@ def normal(
 def chance(rng: np.random.Generator, probability: float, n: int) -> NDArray[np.float32]:
     """1 with the given probability, else 0."""
     return (rng.random(n) < probability).astype(np.float32)
+
+
+def touched(amount: Tensor) -> list[slice]:
+    """Rows to change, one after another, of views of which those with 0 stay as they are.
+
+    A CPU has each view in its cache and leaves the others alone; a GPU takes all in one launch.
+    """
+    if amount.device.type != "cpu":
+        return [slice(None)]
+    return [slice(i, i + 1) for i in amount.nonzero()[:, 0].tolist()]

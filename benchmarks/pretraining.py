@@ -1,0 +1,304 @@
+"""What a step of pretraining costs: scans/s, FLOPs, MFU, memory, beside the paper's recipes.
+
+    python benchmarks/pretraining.py --encoder demo --batch 16               # a CPU, minutes
+    python benchmarks/pretraining.py --encoder base --batch 64 --compile     # a GPU
+
+Prints one JSON line per case, then the ratios. A step is whole: views from int16 HU, forward,
+backward, optimizer, teacher. All recipes run at the same encoder and on the same grid, one after
+the other in this process, on heads of noise.
+
+- `mae`, `mae+lat`, `joint`: ours; `joint` has every term on from the first step.
+- `fmct-dino`, `fmct-mae`: the faithful recipes, every patch computed, every crop stretched.
+- `tflops` counts the products of model and decoder, forward and backward; `mfu` is over the rate of
+  a large matrix product in the same precision on the same device, measured in the same call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from headct.config import load_recipe
+from headct.model.architecture import ENCODERS
+from headct.model.blocks import Block
+from headct.model.encoder import ViT3D
+from headct.model.tokens import grid_shape, select_head_tokens
+from headct.objective.joint import JointObjective
+from headct.train.optim import make_optimizer, set_schedule
+from headct.train.recipe import PretrainRecipe
+from headct.train.runtime import choose_dtype
+from headct.views.batch import ViewBatch, ViewMaker
+from headct.volume.preprocessing import PRESETS, Preprocessing
+
+NO_LAT, NO_CLS = "objective.lat.weight=0", "objective.cls={weight=0}"
+ON = ("objective.lat.ramp=[0,0]", "objective.cls.ramp=[0,0]")
+OURS = {"mae": (NO_LAT, NO_CLS), "mae+lat": (*ON, NO_CLS), "joint": ON}
+FAITHFUL = ("fmct-dino", "fmct-mae")
+CASES = (*OURS, *FAITHFUL)
+WARM_UP = 4
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it runs, and how fast a matrix product is there."""
+
+    device: torch.device
+    dtype: torch.dtype
+    tflops: float
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def wait(self) -> None:
+        if self.is_gpu:
+            torch.cuda.synchronize()
+
+    def clock(self) -> float:
+        """CPU seconds on a CPU, which others may be using too; else seconds."""
+        self.wait()
+        return time.perf_counter() if self.is_gpu else time.process_time()
+
+
+def this_machine(threads: int) -> Machine:
+    torch.set_num_threads(threads)
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    machine = Machine(device, choose_dtype("auto", device), 0.0)
+    n = 8192 if gpu else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=machine.dtype) for _ in range(2))
+    times = []
+    for _ in range(8):
+        started = machine.clock()
+        for _ in range(5):
+            a @ b
+        times.append((machine.clock() - started) / 5)
+    return Machine(device, machine.dtype, 2 * n**3 / statistics.median(times[2:]) / 1e12)
+
+
+def recipe_for(case: str, encoder: str, batch: int, extra: Sequence[str]) -> PretrainRecipe:
+    """A recipe at the size of an encoder."""
+    if case in OURS:
+        sets = (*OURS[case], f"encoder={encoder}")
+        name = "base" if encoder == "large" else encoder
+    else:
+        grid = grid_of(encoder)
+        patches = grid_shape(grid.shape_zyx, ENCODERS[encoder].patch_voxels_zyx)
+        n = patches[0] * patches[1] * patches[2]
+        sets = (f"encoder.preset={encoder}", f"encoder.n_tokens={n}")
+        sets += (f"encoder.position_grid_zyx={list(patches)}",)
+        if case == "fmct-mae" and ENCODERS[encoder].width < 768:
+            width, heads = ENCODERS[encoder].width, ENCODERS[encoder].heads
+            sets += (f"objective.decoder.width={width}", f"objective.decoder.heads={heads}")
+        name = case
+    sets += (f"batch={batch}", *extra)
+    return load_recipe(name, PretrainRecipe, sets, builtin="headct.recipes")
+
+
+def grid_of(encoder: str) -> Preprocessing:
+    return PRESETS["base" if encoder == "large" else encoder]
+
+
+def heads(n: int, grid: Preprocessing, device: torch.device) -> Tensor:
+    """Ellipsoids of noise around 35 HU in air: [n z y x] int16."""
+    axes = [
+        (torch.arange(size, device=device) - (size - 1) / 2) * mm
+        for size, mm in zip(grid.shape_zyx, grid.spacing_mm_zyx, strict=True)
+    ]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    inside = (z / 90) ** 2 + (y / 95) ** 2 + (x / 75) ** 2 < 1
+    noise = 35 + 10 * torch.randn(n, *grid.shape_zyx, device=device)
+    return torch.where(inside, noise, -1000).to(torch.int16)
+
+
+class Bench:
+    """One recipe, ready to step."""
+
+    def __init__(self, recipe: PretrainRecipe, grid: Preprocessing, machine: Machine) -> None:
+        self.recipe, self.machine = recipe, machine
+        patch = recipe.encoder.patch_voxels_zyx
+
+        def select(hu: Tensor) -> Tensor:
+            return select_head_tokens(hu, recipe.encoder.n_tokens, patch)
+
+        torch.manual_seed(0)
+        self.maker = ViewMaker(recipe.views, grid, patch, select, recipe.seed)
+        self.hu = heads(recipe.batch, grid, machine.device)
+        self.objective = JointObjective(recipe.objective, recipe.encoder).to(machine.device).train()
+        self.optimizer = make_optimizer(self.objective, recipe.optim)
+        self.schedule = recipe.optim.schedule(recipe.steps)
+        self.number = itertools.count()
+
+    def compile(self) -> None:
+        for module in self.objective.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=True)
+
+    def views(self, step: int) -> ViewBatch:
+        places = [(0, step * self.recipe.batch + i) for i in range(self.recipe.batch)]
+        on = self.recipe.objective.cls.weight > 0
+        return self.maker.make(self.hu, places, step, with_locals=on)
+
+    def learn(self, views: ViewBatch) -> None:
+        machine = self.machine
+        bf16 = machine.dtype == torch.bfloat16
+        with torch.autocast(machine.device.type, torch.bfloat16, enabled=bf16):
+            loss = self.objective(views, 0.5)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.objective.student.parameters(), 3.0)
+        self.optimizer.step()
+        self.objective.after_step(0.99)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        number = next(self.number)
+        set_schedule(self.optimizer, self.schedule(number))
+        self.learn(self.views(number))
+
+    def flops_per_scan(self, steps: int) -> float:
+        """Mean over the batches whose shapes the first steps draw."""
+        total = 0
+        for number in range(steps):
+            views = self.views(number)
+            with FlopCounterMode(display=False) as counter:
+                self.learn(views)
+            total += counter.get_total_flops()
+        return total / steps / self.recipe.batch
+
+
+def measure(bench: Bench, steps: int, compiled: bool) -> dict[str, Any]:
+    machine, batch = bench.machine, bench.recipe.batch
+    flops = bench.flops_per_scan(steps)
+    if compiled:
+        bench.compile()
+    if machine.is_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    bench.number = itertools.count()
+    for _ in range(WARM_UP):
+        bench.step()
+    bench.number = itertools.count()  # the batches that were counted
+    started, clock = machine.clock(), time.perf_counter()
+    for _ in range(steps):
+        bench.step()
+    spent, clock = machine.clock() - started, time.perf_counter() - clock
+    started = machine.clock()
+    for number in range(steps):
+        bench.views(number)
+    views_s = machine.clock() - started
+    tflops = flops * batch * steps / spent / 1e12
+    model_tflops = flops * batch * steps / (spent - views_s) / 1e12
+    row = {
+        "scans_per_s": round(batch * steps / clock, 2),
+        "ms_per_scan": round(1000 * spent / batch / steps, 2),
+        "views_ms_per_scan": round(1000 * views_s / batch / steps, 2),
+        "gflop_per_scan": round(flops / 1e9, 2),
+        "tflops": round(tflops, 3),
+        "mfu": round(tflops / machine.tflops, 3),
+        "mfu_without_views": round(model_tflops / machine.tflops, 3),
+    }
+    if machine.is_gpu:
+        row["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return row
+
+
+def token_costs(encoder: str, machine: Machine, compiled: bool) -> list[dict[str, Any]]:
+    """Forward and backward of the encoder alone on more and more tokens: cost per token."""
+    config = ENCODERS[encoder]
+    rows = []
+    torch.manual_seed(0)
+    model = ViT3D(config.model_copy(update={"drop_path": 0.0})).to(machine.device).train()
+    if compiled:
+        for block in model.blocks:
+            block.compile(dynamic=True)
+    n_scans = 16 if machine.is_gpu else 2
+    grid = (64, 64, 64)
+    for n_tokens in (150, 300, 600, 1200, 2400):
+        patches = torch.randn(
+            n_scans, n_tokens, 3 * config.patch_voxels, device=machine.device
+        ).clamp_(-1, 1)
+        index = torch.arange(n_tokens, device=machine.device).expand(n_scans, -1)
+        centre_mm = 100 * torch.rand(n_scans, n_tokens, 3, device=machine.device)
+
+        def once() -> None:
+            bf16 = machine.dtype == torch.bfloat16
+            with torch.autocast(machine.device.type, torch.bfloat16, enabled=bf16):
+                out = model.encode(patches, centre_mm, index, grid)  # noqa: B023
+            (out.cls.float().mean() + out.patches.float().mean()).backward()
+            model.zero_grad(set_to_none=True)
+
+        with FlopCounterMode(display=False) as counter:
+            once()
+        once()
+        started = machine.clock()
+        for _ in range(5):
+            once()
+        spent = (machine.clock() - started) / 5
+        tflops = counter.get_total_flops() / spent / 1e12
+        rows.append(
+            {
+                "case": f"tokens-{n_tokens}",
+                "us_per_token": round(1e6 * spent / n_scans / n_tokens, 3),
+                "mfu": round(tflops / machine.tflops, 3),
+            }
+        )
+    return rows
+
+
+def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Ours over the faithful recipes."""
+    found = {}
+    if {"joint", *FAITHFUL} <= rows.keys():
+        for what in ("gflop_per_scan", "ms_per_scan"):
+            both = sum(rows[case][what] for case in FAITHFUL)
+            found[f"joint / (fmct-dino + fmct-mae), {what}"] = rows["joint"][what] / both
+        faster = rows["fmct-dino"]["ms_per_scan"] / rows["joint"]["ms_per_scan"]
+        found["scans/s, joint / fmct-dino"] = faster
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoder", choices=[n for n in ENCODERS if n != "fmct"], default="demo")
+    parser.add_argument("--batch", type=int, default=16, help="scans per step")
+    parser.add_argument("--batch-faithful", type=int, help="the same of fmct-dino and fmct-mae")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--set", action="append", default=[], help="key=value of every recipe")
+    parser.add_argument("--tokens", action="store_true", help="the encoder's cost per token, too")
+    args = parser.parse_args()
+    machine = this_machine(args.threads)
+    name = torch.cuda.get_device_name() if machine.is_gpu else f"CPU, {args.threads} threads"
+    print(
+        json.dumps(
+            {"device": name, "dtype": str(machine.dtype), "matmul_tflops": round(machine.tflops, 3)}
+        )
+    )
+    rows = {}
+    for case in args.cases.split(",") if args.cases else []:
+        batch = args.batch_faithful if args.batch_faithful and case in FAITHFUL else args.batch
+        recipe = recipe_for(case, args.encoder, batch, args.set)
+        bench = Bench(recipe, grid_of(args.encoder), machine)
+        rows[case] = measure(bench, args.steps, args.compile)
+        print(json.dumps({"case": case, "encoder": args.encoder, **rows[case]}), flush=True)
+        del bench
+    if args.tokens:
+        for row in token_costs(args.encoder, machine, args.compile):
+            print(json.dumps(row), flush=True)
+    for what, value in ratios(rows).items():
+        print(f"{what}: {value}")
+
+
+if __name__ == "__main__":
+    main()

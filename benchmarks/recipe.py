@@ -1,0 +1,289 @@
+"""What pretraining buys: ours, its terms, the paper's recipes and the floors, on the phantom.
+
+    python benchmarks/recipe.py --size tiny --work WORK                # 4 CPU-hours, 2 quiet cores
+    python benchmarks/recipe.py --size small --work WORK --jobs 4      # one GPU
+    python benchmarks/recipe.py --size tiny --work WORK --presets canonical --seeds 1 --draws 2
+
+Every part is a command of headct with a result in WORK: the same call goes on after any stop, and
+WORK/commands.jsonl says what each took. Pretrainings of one size get the same time: steps follow
+from the milliseconds per scan in `ARMS`, measured side by side by `benchmarks/pretraining.py`.
+
+Each draw of 300 labels is shared by all methods, and pretraining seed, new weights and order follow
+it (`draw % seeds`), so that an interval by patient is about the mean over draws and seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pyarrow.parquet as pq
+
+HEADCT = (sys.executable, "-c", "from headct.cli.app import main; main()")
+LABELS = 300
+COUNTS = ("n_train=900", "n_tune=100", "n_test=400", "n_external=400", "faults=false")
+NO_LAT, NO_CLS = "objective.lat.weight=0", "objective.cls={weight=0}"
+LAT = ("objective.lat.weight=0.5", "objective.lat.ramp=[0.1,0.3]")
+CLS = ("objective.cls.weight=0.5", "objective.cls.ramp=[0.1,0.3]")
+BOUNDS = {
+    "finetune-ours : scratch-vit": (0.08, 0.05),
+    "finetune-ours : scratch-cnn3d": (0.0, 0.0),
+    "finetune-ours : probe-histogram": (None, 0.0),
+    "probe-ours : probe-random": (0.05, 0.05),
+}
+"""Least differences of macro-AUROC inside and outside that the recipe is judged by."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A pretraining: recipe, changes to it, milliseconds of CPU (tiny) or GPU (small) per scan."""
+
+    recipe: str
+    ms: float
+    set: tuple[str, ...] = ()
+
+
+def _faithful(encoder: str, grid: tuple[int, int, int], width: int, heads: int) -> tuple[str, ...]:
+    n = grid[0] * grid[1] * grid[2]
+    decoder = (f"objective.decoder.width={width}", f"objective.decoder.heads={heads}")
+    return (
+        *(f"encoder.preset={encoder}", f"encoder.n_tokens={n}"),
+        *(f"encoder.position_grid_zyx={list(grid)}", *decoder),
+    )
+
+
+@dataclass(frozen=True)
+class Size:
+    """Grid and length of all pretrainings of a matrix."""
+
+    grid: str
+    n_pool: int
+    batch: int
+    budget_s: float
+    arms: dict[str, Arm]
+
+    def steps(self, arm: Arm) -> int:
+        """Steps that fit into the budget."""
+        return max(1, round(1000 * self.budget_s / arm.ms / self.batch))
+
+
+DEMO_FMCT = _faithful("demo", (6, 8, 6), 192, 3)
+SMALL_FMCT = _faithful("small", (12, 15, 12), 384, 6)
+SIZES = {
+    "tiny": Size(
+        grid="demo",
+        n_pool=4000,
+        batch=16,
+        budget_s=200,
+        arms={
+            "ours": Arm("demo", 23, (NO_LAT, NO_CLS)),
+            "hidden-alone": Arm("demo", 21.5, ("objective.mae.visible_fraction=0", NO_LAT, NO_CLS)),
+            "with-lat": Arm("demo", 33, (*LAT, NO_CLS)),
+            "with-cls": Arm("demo", 33, (NO_LAT, *CLS)),
+            "joint": Arm("demo", 39, (*LAT, *CLS)),
+            "fmct-dino": Arm(
+                "fmct-dino", 141, (*DEMO_FMCT, "objective.cls.centring.n_prototypes=1024")
+            ),
+            "fmct-mae": Arm("fmct-mae", 48, (*DEMO_FMCT, "optim.lr=1e-3")),
+        },
+    ),
+    "small": Size(
+        grid="small",
+        n_pool=20_000,
+        batch=64,
+        budget_s=300,
+        arms={
+            "ours": Arm("small", 2.0),
+            "pix-alone": Arm("small", 1.5, (NO_LAT, NO_CLS)),
+            "fmct-dino": Arm("fmct-dino", 6.0, (*SMALL_FMCT,)),
+            "fmct-mae": Arm("fmct-mae", 2.0, (*SMALL_FMCT, "optim.lr=1e-3")),
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of headct; done where its result is there."""
+
+    result: Path
+    argv: tuple[str, ...]
+
+
+class Runner:
+    """Runs commands side by side and writes down what they took."""
+
+    def __init__(self, work: Path, at_once: int, threads: int) -> None:
+        self.work, self.at_once, self.lock = work, at_once, Lock()
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        self.environment = os.environ | dict.fromkeys(names, str(threads))
+
+    def __call__(self, what: str, jobs: Sequence[Job], at_once: int | None = None) -> None:
+        """All that is not done yet; the first failure stops the rest."""
+        left = [job for job in jobs if not job.result.exists()]
+        print(f"{what}: {len(jobs) - len(left)} of {len(jobs)} are there", flush=True)
+        with ThreadPoolExecutor(at_once or self.at_once) as pool:
+            for number, _ in enumerate(pool.map(self._run, left), 1):
+                print(f"  {number}/{len(left)} {left[number - 1].result.parent.name}", flush=True)
+
+    def _run(self, job: Job) -> None:
+        job.result.parent.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        log = self.work / f"{job.argv[0]}-{abs(hash(job.argv)):x}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*HEADCT, *job.argv], stdout=out, stderr=out, env=self.environment
+            )
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode or not job.result.exists():
+            raise SystemExit(f"headct {' '.join(job.argv)}\n{log.read_text()[-2000:]}")
+        log.unlink()
+        row = {"command": list(job.argv), "clock_s": round(time.perf_counter() - started, 1)}
+        row["cpu_s"] = round(used.ru_utime + used.ru_stime, 1)
+        with self.lock, (self.work / "commands.jsonl").open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All jobs on one phantom."""
+
+    work: Path
+    preset: str
+    size: Size
+    n_seeds: int
+    n_draws: int
+
+    @property
+    def data(self) -> Path:
+        return self.work / self.preset
+
+    def render(self) -> Job:
+        counts = (*COUNTS, f"n_pool={self.size.n_pool}", f"pool_grid={self.size.grid}")
+        sets = [word for count in counts for word in ("--set", count)]
+        argv = ("phantom", "--preset", self.preset, "--output", "store", "--out", str(self.data))
+        return Job(self.data / "labels.csv", (*argv, "--jobs", "2", *sets))
+
+    def pretrainings(self) -> Iterator[Job]:
+        for name, arm in self.size.arms.items():
+            for seed in range(self.n_seeds):
+                run = self.data / "runs" / f"{name}-{seed}"
+                sets = (f"steps={self.size.steps(arm)}", f"batch={self.size.batch}", *arm.set)
+                sets += (f"seed={seed}", "record.trackers=[]", "record.panel_every=0")
+                argv = ("pretrain", arm.recipe, "--store", str(self.data / "pool"))
+                argv += ("--out", str(run), *(w for s in sets for w in ("--set", s)))
+                yield Job(run / "bundle" / "bundle.json", argv)
+
+    def features(self) -> Iterator[Job]:
+        store = str(self.data / "store")
+        for floor in ("histogram", "blocks"):
+            out = self.data / "features" / f"{floor}-0.parquet"
+            yield Job(out, ("embed", store, "--floor", floor, "--out", str(out)))
+        for seed in range(self.n_seeds):
+            for name in (*self.size.arms, "random"):
+                out = self.data / "features" / f"{name}-{seed}.parquet"
+                trained = name if name in self.size.arms else "ours"
+                argv = ("embed", store, "--bundle", self._bundle(trained, seed), "--out", str(out))
+                yield Job(out, argv if name != "random" else (*argv, "--random-init", str(seed)))
+
+    def tasks(self) -> Iterator[Job]:
+        for draw in range(self.n_draws):
+            seed = draw % self.n_seeds
+            for name in (*self.size.arms, "random", "histogram", "blocks"):
+                number = 0 if name in ("histogram", "blocks") else seed
+                table = self.data / "features" / f"{name}-{number}.parquet"
+                yield self._task(f"probe-{name}", draw, "probe", "--features", str(table))
+            ours = self._bundle("ours", seed)
+            yield self._task("finetune-ours", draw, "finetune", "--bundle", ours)
+            for net in ("vit", "cnn3d"):
+                start = ("--from-scratch", net, *(("--bundle", ours) if net == "vit" else ()))
+                yield self._task(f"scratch-{net}", draw, "finetune", *start)
+
+    def evaluation(self) -> Job:
+        folders = [str(job.result.parent) for job in self.tasks()]
+        pairs = [word for pair in BOUNDS for word in ("--compare", pair.replace(" : ", ":"))]
+        for name in self.size.arms:
+            pairs += ["--compare", f"probe-ours:probe-{name}"] if name != "ours" else []
+        out = self.data / f"eval-{self.n_draws}-draws"
+        argv = ("evaluate", *folders, "--out", str(out), *pairs)
+        return Job(out / "evaluation.json", argv)
+
+    def _bundle(self, name: str, seed: int) -> str:
+        return str(self.data / "runs" / f"{name}-{seed}" / "bundle")
+
+    def _task(self, name: str, draw: int, verb: str, *how: str) -> Job:
+        out = self.data / "tasks" / f"{name}-{draw}"
+        where = ("--store", str(self.data / "store"), "--labels", str(self.data / "labels.csv"))
+        what = ("--n-labels", str(LABELS), "--seed", str(draw), "--name", name, "--out", str(out))
+        return Job(out / "task.json", (verb, *where, *how, *what))
+
+
+def table(matrix: Matrix) -> None:
+    """Macro-AUROC of every method, and the differences with what is asked of them."""
+    tables = matrix.evaluation().result.parent / "tables"
+    rows = [r for r in pq.read_table(tables / "metrics.parquet").to_pylist() if _is_macro(r)]
+    print(f"\n{matrix.preset}, {LABELS} labels, macro-AUROC inside / outside (95 % by patient)")
+    methods = dict.fromkeys(row["method"] for row in rows)
+    for method in methods:
+        print(f"  {method:18}" + " / ".join(_of(rows, method, inside) for inside in (True, False)))
+    found = pq.read_table(tables / "comparisons.parquet").to_pylist()
+    for pair in dict.fromkeys(f"{r['method_a']} : {r['method_b']}" for r in found):
+        a, b = pair.split(" : ")
+        here = [r for r in found if _is_macro(r) and (r["method_a"], r["method_b"]) == (a, b)]
+        here.sort(key=lambda r: not r["internal"])
+        text = " / ".join(f"{r['difference']:+.3f} ({r['lo']:+.3f}..{r['hi']:+.3f})" for r in here)
+        asked = BOUNDS.get(pair)
+        print(f"  {pair:34} {text}" + (f"   asked: {asked}" if asked else ""))
+
+
+def _is_macro(row: dict[str, Any]) -> bool:
+    return bool(row["finding"] == "macro" and row["metric"] == "auroc")
+
+
+def _of(rows: list[dict[str, Any]], method: str, inside: bool) -> str:
+    row = next(r for r in rows if r["method"] == method and r["internal"] == inside)
+    return f"{row['value']:.3f} ({row['lo']:.3f}..{row['hi']:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--work", type=Path, required=True, help="folder of all results")
+    parser.add_argument("--presets", default="canonical,base", help="phantoms")
+    parser.add_argument("--arms", help="only these, of " + ", ".join(SIZES["tiny"].arms))
+    parser.add_argument("--seeds", type=int, default=3, help="pretrainings per arm")
+    parser.add_argument("--draws", type=int, default=6, help="draws of labels")
+    parser.add_argument("--jobs", type=int, default=2, help="commands at once, a thread each")
+    args = parser.parse_args()
+    size = SIZES[args.size]
+    if args.arms:
+        names = {"ours", *args.arms.split(",")}
+        arms = {name: arm for name, arm in size.arms.items() if name in names}
+        size = Size(size.grid, size.n_pool, size.batch, size.budget_s, arms)
+    args.work.mkdir(parents=True, exist_ok=True)
+    run = Runner(args.work, args.jobs, threads=1)
+    matrices = [
+        Matrix(args.work, preset, size, args.seeds, args.draws)
+        for preset in args.presets.split(",")
+    ]
+    run("phantoms", [m.render() for m in matrices], at_once=1)
+    for what in ("pretrainings", "features", "tasks"):
+        run(what, [job for m in matrices for job in getattr(m, what)()])
+    run("evaluations", [m.evaluation() for m in matrices])
+    for matrix in matrices:
+        table(matrix)
+
+
+if __name__ == "__main__":
+    main()
