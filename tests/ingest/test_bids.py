@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from headct.ingest.criteria import Criteria
@@ -90,3 +92,25 @@ def test_a_sidecar_that_is_none_takes_nothing_away(
         path.write_bytes(text.encode("latin-1"))
     ingest([bids], tmp_path / "store", PRESETS["demo"], jobs=0, key_file=key_file)
     assert len(open_store(tmp_path / "store")) == 3
+
+
+def test_nifti_is_known_by_its_content_and_half_a_pair_is_refused(
+    bids: Path, key_file: Path, tmp_path: Path
+) -> None:
+    (path,) = bids.glob("sub-02/ct/*.nii.gz")
+    image = nib.load(path)
+    voxels = np.asarray(image.dataobj)
+    path.unlink()
+    nib.save(nib.Nifti1Image(voxels, image.affine), tmp_path / "a.nii")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "a.nii").rename(tmp_path / "in" / "scan")
+    nib.save(nib.Nifti1Pair(voxels, image.affine), tmp_path / "in" / "b.img")
+    ingest([tmp_path / "in"], tmp_path / "store", PRESETS["demo"], jobs=0, key_file=key_file)
+    items = list(read_jsonl(tmp_path / "store" / "items.jsonl"))
+    found = sorted(
+        (item["status"], item["reason"]) for item in items if item["status"] != "flagged"
+    )
+    assert len(items) == 3
+    assert ("refused", "unreadable") in found
+    assert ("skipped", "not-dicom") in found
+    assert len(open_store(tmp_path / "store")) == 1

@@ -241,3 +241,17 @@ def _command(pid: str) -> str:
         return Path("/proc", pid, "cmdline").read_text()
     except OSError:
         return ""
+
+
+def test_the_stretched_cube_goes_into_a_store_as_hu_only(
+    archive: Path, key_file: Path, tmp_path: Path
+) -> None:
+    ingest([archive], tmp_path / "store", PRESETS["fmct-hu"], jobs=0, key_file=key_file)
+    store = open_store(tmp_path / "store")
+    assert len(store) > 0
+    volume = store[store.scan_ids[0]]
+    assert volume.hu.shape == (96, 96, 96)
+    assert volume.spacing_mm_zyx != PRESETS["fmct-hu"].spacing_mm_zyx, "the true size is kept"
+    with pytest.raises(UsageError, match="no HU"):
+        ingest([archive], tmp_path / "other", PRESETS["fmct"], jobs=0, key_file=key_file)
+    assert not (tmp_path / "other").exists()

@@ -139,7 +139,29 @@ def _read(found: Path | FileOutcome, spool: Path | None) -> Iterator[_Reading]:
 
 
 def _answer(path: Path) -> list[Header] | FileOutcome | None:
-    return None if path.name.lower().endswith(NIFTI_SUFFIXES) else read_images(path)
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
+        return None
+    answer = read_images(path)
+    if isinstance(answer, FileOutcome) and answer.reason == Reason.NOT_DICOM:
+        return _nifti_by_content(path, answer)
+    return answer
+
+
+def _nifti_by_content(path: Path, answer: FileOutcome) -> FileOutcome | None:
+    """None for a NIfTI file of any name; the header of a pair is refused; else the answer."""
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(348)
+    except OSError:
+        return answer
+    size = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
+    magic = head[4:7] if 540 in size else head[344:347]
+    if magic in (b"n+1", b"n+2") and size & {348, 540}:
+        return None
+    if (348 in size and len(head) == 348) or magic == b"ni2":
+        message = "the header of a NIfTI or Analyze pair; convert the pair to one .nii file"
+        return FileOutcome(path, Reason.UNREADABLE, message)
+    return answer
 
 
 def _read_archive(path: Path, spool: Path) -> Iterator[_Reading]:
