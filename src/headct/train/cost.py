@@ -9,6 +9,7 @@ from headct.model.architecture import EncoderConfig
 from headct.objective.joint import JointConfig
 from headct.views.batch import ViewBatch, ViewMaker
 
+TERMS = ("mae", "lat", "cls", "gram")
 FORWARD, WEIGHT_GRADIENT, TRAINED = 1, 1, 3
 """Passes through a product: forward, gradient of weights, and both with that of the input."""
 
@@ -49,7 +50,7 @@ class StepShape:
 
 def terms_at(config: JointConfig, step_fraction: float) -> Set[str]:
     """Terms that count after a share of the run."""
-    terms = {"mae": config.mae, "lat": config.lat, "cls": config.cls}
+    terms = {name: getattr(config, name) for name in TERMS}
     return {name for name, term in terms.items() if term.weight_at(step_fraction) > 0}
 
 
@@ -97,6 +98,10 @@ def step_flops(shape: StepShape, config: JointConfig, encoder: EncoderConfig) ->
     total = n_views * _encoder(encoder, shape.n_visible, prefix, trained=True)
     if shape.terms & {"lat", "cls"}:
         total += n_views * _encoder(encoder, shape.n_kept, prefix, trained=False)
+    if "gram" in shape.terms:
+        total += n_views * _encoder(encoder, shape.n_kept, prefix, trained=False)
+        pairs = 2.0 * shape.n_visible**2 * encoder.width
+        total += n_views * (TRAINED + FORWARD) * pairs
     if shape.terms & {"mae", "lat"}:
         total += n_views * _decoder(shape, config, encoder, shape.n_visible + prefix)
     if "cls" in shape.terms:

@@ -9,7 +9,7 @@ import torch
 from headct.errors import TrainingError
 from headct.model.architecture import EncoderConfig
 from headct.objective.joint import JointObjective
-from headct.train.cost import StepShape, largest_shape
+from headct.train.cost import TERMS, StepShape, largest_shape
 from headct.train.recipe import PretrainRecipe
 from headct.views.batch import ViewMaker
 
@@ -63,7 +63,7 @@ def estimate_memory(
         dtype: of the matrix products.
     """
     n_scans = max(1, recipe.batch // (world_size * recipe.accumulate))
-    terms = {n for n in ("mae", "lat", "cls") if getattr(recipe.objective, n).weight > 0}
+    terms = {name for name in TERMS if getattr(recipe.objective, name).weight > 0}
     shape = largest_shape(maker, recipe.encoder, n_scans, terms)
     return MemoryEstimate(
         _state(recipe, world_size, dtype),
@@ -183,6 +183,8 @@ def _activations(recipe: PretrainRecipe, shape: StepShape, dtype: torch.dtype) -
         total += _blocks(seen + n_asked, *sizes, False, recomputed, dtype)
         if "mae" in shape.terms:  # guess, target, weight and their difference, in float32
             total += n_asked * len(encoder.windows) * encoder.patch_voxels * 4 * 4
+    if "gram" in shape.terms:  # unit vectors, cosines and their difference, in float32
+        total += n_large * shape.n_visible * 4 * (2 * encoder.width + 2 * shape.n_visible)
     if "cls" in shape.terms:
         local = shape.n_scans * shape.n_local * (shape.n_local_patches + prefix)
         total += _trunk(encoder, local, recomputed, dtype)
@@ -191,7 +193,7 @@ def _activations(recipe: PretrainRecipe, shape: StepShape, dtype: torch.dtype) -
 
 def _passing(recipe: PretrainRecipe, shape: StepShape, world_size: int, dtype: torch.dtype) -> int:
     encoder = recipe.encoder
-    if not shape.terms & {"lat", "cls"}:
+    if not shape.terms & {"lat", "cls", "gram"}:
         return 0
     kept = shape.n_scans * shape.n_global * (shape.n_kept + 1 + encoder.n_registers)
     block = encoder.width * (3 * 4 + dtype.itemsize * (4 + 2 * encoder.mlp_ratio))
