@@ -24,7 +24,6 @@ SINKHORN = {
     "objective": "sinkhorn",
     "hidden": 64,
     "out": 32,
-    "gram": {"lat": {"weight": 0}, "cls": {"weight": 0}, "gram": {"weight": 1.0}},
     "sinkhorn": {"n_prototypes": 128, "n_queue": 0, "frozen_fraction": 0.0},
 }
 OBJECTIVES = {
