@@ -27,7 +27,7 @@ SINKHORN = {
     "sinkhorn": {"n_prototypes": 128, "n_queue": 0, "frozen_fraction": 0.0},
 }
 OBJECTIVES = {
-    "mae": {"lat": {"weight": 0}, "cls": {"weight": 0}},
+    "mae": {"mae": {"visible_fraction": 0.5}, "lat": {"weight": 0}, "cls": {"weight": 0}},
     "lat": {"mae": {"weight": 0}, "lat": FULL, "cls": {"weight": 0}},
     "joint": {"lat": FULL, "cls": FULL | {"hidden": 64, "out": 32}},
     "gram": {"lat": {"weight": 0}, "cls": {"weight": 0}, "gram": {"weight": 1.0}},

@@ -42,10 +42,11 @@ class StepShape:
         return self.n_kept - self.n_masked
 
     def n_asked(self, config: JointConfig) -> int:
-        """Masked patches that the decoder predicts."""
+        """Patches of a large view that the decoder predicts."""
         if not self.terms & {"mae", "lat"}:
             return 0
-        return max(1, round(config.mae.predicted_fraction * self.n_masked))
+        n_masked = max(1, round(config.mae.predicted_fraction * self.n_masked))
+        return n_masked + round(config.mae.visible_fraction * self.n_visible)
 
 
 def terms_at(config: JointConfig, step_fraction: float) -> Set[str]:
