@@ -23,6 +23,8 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+MOST_NAMED = 16
+"""Keys of a section that a message lists."""
 
 
 def load_recipe(
@@ -128,7 +130,10 @@ def _fault(model: type[Config], where: tuple[int | str, ...], message: str, kind
         return f"{key}: {message}" if key else message
     known = _known_keys(model, where[:-1])
     near = difflib.get_close_matches(str(where[-1]), known, n=1)
-    return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    if near:
+        return f"{key}: unknown key; did you mean {near[0]}?"
+    few = 0 < len(known) <= MOST_NAMED
+    return f"{key}: unknown key" + (f"; there are: {', '.join(known)}" if few else "")
 
 
 def _known_keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
