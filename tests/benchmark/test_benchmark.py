@@ -309,6 +309,27 @@ def test_each_site_trains_in_turn_and_all_sites_test(both, tmp_path):
         assert json.loads((task / "task.json").read_text())["n_train"]["sdh"] == 20
 
 
+def test_seeds_with_other_labels_unknown_are_one_method(both, tmp_path):
+    rows = list(csv.reader((both / "both.csv").read_text().splitlines()))
+    rng = np.random.default_rng(3)
+    for row in rows[1:]:
+        row[3:] = ["" if rng.random() < 0.3 else value for value in row[3:]]
+    with (both / "holes.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+    text = SITES.replace("both.csv", "holes.csv").replace('train_sites = ["a", "b"]', "")
+    (both / "holes.toml").write_text("n_labels = [24]\nseeds = [0, 1, 2]" + text)
+    spec = load_spec(both / "holes.toml")
+    assert run_matrix(spec, tmp_path, HERE) == []
+    known = [
+        max(json.loads(path.read_text())["n_train"].values())
+        for path in (tmp_path / "tasks").glob("*/task.json")
+    ]
+    assert len(set(known)) > 1, "the draws should differ in what is known"
+    means = [row for row in write_results(spec, tmp_path, []) if row["seed"] is None]
+    assert {row["n_train"] for row in means} == {24}
+    assert {row["n_seeds"] for row in means} == {3}
+
+
 def test_the_report_shows_who_was_trained_where(both, tmp_path):
     spec = load_spec(both / "sites.toml")
     run_matrix(spec, tmp_path, HERE)

@@ -141,6 +141,7 @@ def _info(method: str, n_train: int) -> TaskInfo:
         source=source,
         bundle_hash="" if source != "encoder" else "b" * 16,
         preprocessing=PRESETS["demo"],
+        n_scans=n_train,
         n_train=dict.fromkeys(FINDINGS, n_train),
         n_positive=dict.fromkeys(FINDINGS, n_train // 4),
         seed=0,

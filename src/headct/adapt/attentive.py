@@ -177,6 +177,7 @@ def run_attentive(
         source="encoder",
         bundle_hash=table.bundle_hash,
         preprocessing=preprocessing,
+        n_scans=len(fitted),
         n_train=n_train,
         n_positive=n_positive,
         seed=seed,

@@ -76,6 +76,7 @@ def run_fewshot(
         bundle_hash=table.bundle_hash,
         init_seed=table.init_seed,
         preprocessing=preprocessing,
+        n_scans=len(labels.positions("train")),
         n_train=n_train,
         n_positive=n_positive,
         seed=seed,

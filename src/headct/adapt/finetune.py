@@ -208,6 +208,7 @@ def _info(
             "vectors": () if start.kind in NETWORKS else VECTORS,
             "bundle_hash": start.bundle_hash,
             "preprocessing": store.preprocessing.model_dump(exclude={"hash"}),
+            "n_scans": len(fitted),
             "n_train": n_train,
             "n_positive": n_positive,
             "seed": seed,

@@ -96,6 +96,7 @@ def run_probe(
         bundle_hash=table.bundle_hash,
         init_seed=table.init_seed,
         preprocessing=preprocessing,
+        n_scans=len(fitted),
         n_train=n_train,
         n_positive=n_positive,
         seed=seed,

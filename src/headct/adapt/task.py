@@ -82,6 +82,8 @@ class TaskInfo(Config):
     init_seed: int = 0
     """Of the weights of random-init features."""
     preprocessing: Preprocessing
+    n_scans: int
+    """Train scans that it was fitted on; of few-shot: that shots were drawn from."""
     n_train: dict[str, int]
     """Labelled training scans per finding."""
     n_positive: dict[str, int]

@@ -31,7 +31,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, order=True)
 class RunKey:
-    """One set of scores: a method, few-shot K (0: all labels), labels seen, seed or draw."""
+    """One set of scores: a method, few-shot K (0: none), train scans (2 K), seed or draw."""
 
     method: str
     k: int
@@ -106,7 +106,7 @@ def collect(tasks: Sequence[Path]) -> Collection:
     for number in sorted(set(range(len(tasks))) - set(test["task"].unique().to_pylist())):
         name = tasks[number].name
         raise _fault(f"the task {name!r} scored no test scans", "put some patients in split test")
-    runs, run_of = _runs(test)
+    runs, run_of = _runs(test, infos)
     findings = tuple(dict.fromkeys(name for info in infos for name in info.findings))
     sites, site_of = _codes(test["site"])
     parts = [
@@ -205,7 +205,9 @@ def _require_one_story(table: pa.Table) -> None:
             )
 
 
-def _runs(table: pa.Table) -> tuple[dict[RunKey, int], NDArray[np.int64]]:
+def _runs(
+    table: pa.Table, infos: Sequence[TaskInfo]
+) -> tuple[dict[RunKey, int], NDArray[np.int64]]:
     """The task of each run, and for each row the position of its run."""
     ids = ["task", "method", "k", "seed"]
     table = table.set_column(table.column_names.index("k"), "k", pc.fill_null(table["k"], 0))
@@ -213,7 +215,9 @@ def _runs(table: pa.Table) -> tuple[dict[RunKey, int], NDArray[np.int64]]:
     runs: dict[RunKey, int] = {}
     position: dict[tuple[int, int, int], int] = {}
     for group in groups:
-        key = RunKey(group["method"], group["k"], group["n_train_max"], group["seed"])
+        # known labels differ between findings and draws; the scans say which seeds belong together
+        n_train = group["n_train_max"] if group["k"] else infos[group["task"]].n_scans
+        key = RunKey(group["method"], group["k"], n_train, group["seed"])
         if key in runs:
             raise _fault(
                 f"two tasks hold the same run: {key.method}, seed {key.seed}",

@@ -215,7 +215,7 @@ def _method(info: TaskInfo, collection: Collection) -> dict[str, Any]:
     return {name: getattr(info, name) for name in shown} | {
         "pretrained": is_pretrained(info),
         "preprocessing_hash": info.preprocessing.hash,
-        "n_train": max(info.n_train.values()),
+        "n_train": info.n_scans,
         "n_positive": info.n_positive,
         "k": sorted({run.k for run in runs if run.k}),
         "thresholds": info.thresholds,
