@@ -58,7 +58,8 @@ def to_canonical(volume: Volume, preprocessing: Preprocessing, head: Head | None
     kept = _kept(head, target, shape)
     is_turned = placed is not head
     out = (resample_turned if is_turned else resample)(hu, native, target, shape)
-    out[~kept] = AIR_HU
+    np.copyto(out, np.float32(AIR_HU), where=~kept)
+    np.rint(out, out=out).clip(MIN_HU, MAX_HU, out=out)
     flags = (str(Reason.POSE_UNSURE),) if pose.get("kind") == "scanner" else ()
     return volume.with_step(
         {
@@ -72,7 +73,7 @@ def to_canonical(volume: Volume, preprocessing: Preprocessing, head: Head | None
             "size_mm_zyx": list(placed.size_mm_zyx),
         }
         | ({"pose": pose} if pose else {}),
-        hu=np.rint(out).clip(MIN_HU, MAX_HU).astype(np.int16),
+        hu=out.astype(np.int16),
         affine_zyx=target,
         flags=volume.flags + flags,
     )

@@ -89,16 +89,13 @@ def nearest(mask: NDArray[np.bool_], to_mask: Affine, shape_zyx: tuple[int, ...]
             cval=0,
         )
         return out.astype(bool)
-    out = np.zeros(shape_zyx, bool)
-    found, places = [], []
     for axis in range(3):
         place = to_mask[axis, axis] * np.arange(shape_zyx[axis]) + to_mask[axis, 3]
         index = np.floor(place + 0.5).astype(int)
-        inside = np.flatnonzero((index >= 0) & (index < mask.shape[axis]))
-        places.append(inside)
-        found.append(index[inside])
-    out[np.ix_(*places)] = mask[np.ix_(*found)]
-    return out
+        outside = (index < 0) | (index >= mask.shape[axis])
+        mask = mask.take(index.clip(0, mask.shape[axis] - 1), axis=axis)
+        mask[(*[slice(None)] * axis, outside)] = False
+    return mask
 
 
 def axis_operator(n_in: int, n_out: int, step: float, start: float) -> tuple[int, Float]:
@@ -154,11 +151,16 @@ def _separable(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) 
 
 
 def _stack(hu: NDArray[Any], z: Float, y: sparse.csr_array, x: Float) -> Float:
-    """Slice by slice, so that one stays in the cache; along z first where that leaves fewer."""
-    if len(z) < len(hu):
-        return np.stack([_plane(_mean(hu, row), y, x) for row in z])
-    planes = np.stack([_plane(plane.astype(np.float32), y, x) for plane in hu])
-    return np.asarray(np.tensordot(z, planes, axes=1))
+    """Slice by slice, so that one stays in the cache; along z first where that leaves fewer.
+
+    y has few weights a row and takes whole rows at once, x is dense.
+    """
+    is_coarser = len(z) < len(hu)
+    planes = np.empty((len(z) if is_coarser else len(hu), y.shape[0], len(x)), np.float32)
+    for i, out in enumerate(planes):
+        plane = _mean(hu, z[i]) if is_coarser else hu[i].astype(np.float32)
+        np.matmul(y @ plane, x.T, out=out)
+    return planes if is_coarser else np.asarray(np.tensordot(z, planes, axes=1))
 
 
 def _mean(hu: NDArray[Any], weights: Float) -> Float:
@@ -169,11 +171,6 @@ def _mean(hu: NDArray[Any], weights: Float) -> Float:
         np.multiply(hu[i], weights[i], out=part, dtype=np.float32, casting="unsafe")
         total += part
     return total
-
-
-def _plane(plane: Float, y: sparse.csr_array, x: Float) -> Float:
-    """One slice through the operators of y (few weights a row, whole rows at once) and x."""
-    return np.asarray((y @ plane) @ x.T)
 
 
 def _general(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) -> Float:
