@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from pathlib import Path
 
 import nibabel as nib
@@ -10,9 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from headct.dicom.pseudonym import Pseudonymizer, load_key
+from headct.ingest.pipeline import ingest
+from headct.labels.nifti_set import nifti_name
 from headct.phantom import archive as archive_module
 from headct.phantom.archive import JOURNAL, write_archive
 from headct.phantom.outputs import Made
+from headct.phantom.plan import plan_studies, study_uid
 from headct.phantom.profile import FINDINGS, Output, PhantomPreset, Prevalence
 from headct.store.labels import needs_key, read_labels
 from headct.store.store import open_store
@@ -66,15 +71,39 @@ def test_a_nifti_file_has_the_voxels_of_the_dicom_series(archives: dict[Output, 
     assert [row["study"] for row in files] == [row["study_uid"] for row in labels]
     assert [row["patient"] for row in files] == [row["patient_id"] for row in labels]
     assert len(files) == 11
+    studies = plan_studies(PRESET.model_copy(update={"faults": False}))
+    folder_of = {
+        study_uid(PRESET.seed, study): archives["dicom"] / "dicom" / study.folder
+        for study in studies
+    }
     for row in (files[0], files[-1]):
         volume = read_nifti(archives["nifti"] / "nifti" / row["file"])
-        folder = archives["dicom"] / "dicom" / row["file"].removesuffix(".nii.gz")
-        series = read_series(folder)
+        series = read_series(folder_of[row["study"]])
         middle = np.array(volume.shape_zyx) // 2
         near = middle[:, None] + np.random.default_rng(0).integers(-6, 7, (3, 50))
         world = volume.affine_zyx @ np.vstack([near, np.ones(50)])
         np.testing.assert_array_equal(at(volume, world), at(series, world))
         assert volume.spacing_mm_zyx == pytest.approx(series.spacing_mm_zyx, abs=1e-3)
+
+
+def test_ingest_knows_the_patients_of_a_nifti_archive(
+    archives: dict[Output, Path], tmp_path: Path
+) -> None:
+    """By BIDS names; labels by `scan_id`, which follows from the bytes of a file."""
+    archive, key = archives["nifti"], tmp_path / "key"
+    names = Pseudonymizer(load_key(key))
+    ingest([archive / "nifti"], tmp_path / "store", PRESETS["demo"], jobs=0, key_file=key)
+    files = rows(archive / "nifti" / "nifti.csv")
+    manifest = open_store(tmp_path / "store").manifest
+    row_of = {row["scan_id"]: row for row in manifest.to_pylist()}
+    patients: dict[str, set[str]] = defaultdict(set)
+    for file in files:
+        row = row_of[nifti_name(archive / "nifti" / file["file"], names)]
+        patients[file["patient"]].add(row["patient_id"])
+        assert row["manufacturer"] in ("SIEMENS", "GE MEDICAL SYSTEMS", "Philips", "TOSHIBA")
+        assert row["age_years"] >= 18
+    assert all(len(ids) == 1 for ids in patients.values())
+    assert len({name for ids in patients.values() for name in ids}) == len(patients) < len(files)
 
 
 def test_masks_of_a_nifti_archive_lie_on_its_scans(archives: dict[Output, Path]) -> None:

@@ -1,7 +1,7 @@
 """Two synthetic hospitals on disk: the whole of `headct phantom`.
 
 ARCHIVE/  dicom/<site>/ST00001/...   CT series and everything else that lies in an archive; or
-          nifti/<site>/ST00001.nii.gz, and nifti/nifti.csv, which says whose they are; or
+          nifti/<site>/sub-*/ses-*/   NIfTI files named as in BIDS; nifti.csv has their studies; or
           store/                     the labelled scans on the canonical grid
           labels.csv                 one row per labelled study: 1, 0 or nothing per finding
           truth/findings.parquet     every finding with side, place, stage, HU, volume
@@ -218,13 +218,28 @@ def _write_tables(
     files = [record["nifti"] for record in records if record["nifti"]]
     if files:
         write_text(folder / "nifti" / "nifti.csv", _csv(NIFTI_COLUMNS, files))
+        _write_participants(folder / "nifti", scans)
     labels = [record["label"] for record in records if record["label"]]
     write_text(folder / LABELS, _csv(LABEL_COLUMNS[preset.output], labels))
 
 
-def _csv(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+def _write_participants(folder: Path, scans: list[dict[str, Any]]) -> None:
+    """participants.tsv of each site, as in BIDS; age at the first scan."""
+    for site in dict.fromkeys(row["site"] for row in scans):
+        here = [row for row in reversed(scans) if row["site"] == site]
+        first = {row["patient_id"]: row for row in here}
+        rows = [
+            {"participant_id": f"sub-{name}", "age": row["age_years"], "sex": row["sex"]}
+            for name, row in sorted(first.items())
+        ]
+        write_text(
+            folder / site / "participants.tsv", _csv(("participant_id", "age", "sex"), rows, "\t")
+        )
+
+
+def _csv(columns: tuple[str, ...], rows: list[dict[str, Any]], delimiter: str = ",") -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

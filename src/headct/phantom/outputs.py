@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from headct.atomic import replacing
+from headct.atomic import replacing, write_text
 from headct.phantom.dicom import SeriesHeader
 from headct.phantom.folders import arranged, write_folder
 from headct.phantom.plan import Study
@@ -77,9 +78,11 @@ def _nifti(job: StudyJob) -> Made:
     """The voxels and axes of the DICOM series in one file, and each mask on the same grid."""
     study, archive = job.study, Path(job.archive)
     series, rendered, affine_zyx = rendered_series(job.preset, study)
-    header, file = series.header, f"{study.folder}.nii.gz"
-    (archive / "nifti" / file).parent.mkdir(parents=True, exist_ok=True)
-    write_nifti(archive / "nifti" / file, Volume(series.hu, series.affine_zyx))
+    header, file = series.header, _bids_path(study)
+    path = archive / "nifti" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path.with_name(path.name.replace(".nii.gz", ".json")), _sidecar(header))
+    write_nifti(path, Volume(series.hu, series.affine_zyx))
     for finding, mask in rendered.masks.items():
         shown, affine = as_displayed(mask.astype(np.uint8), affine_zyx)
         path = archive / "truth" / "masks" / header.study_uid / f"{finding}.nii.gz"
@@ -88,6 +91,29 @@ def _nifti(job: StudyJob) -> Made:
     record = _record(job, header, rendered)
     record["nifti"] = {"file": file, "patient": header.patient_id, "study": header.study_uid}
     return Made(record)
+
+
+def _bids_path(study: Study) -> str:
+    """Where BIDS looks for a scan: each site is a data set, each scan of a patient a session."""
+    subject, session = f"sub-{study.patient.patient_id}", f"ses-{study.scan + 1}"
+    return f"{study.site}/{subject}/{session}/ct/{subject}_{session}_ct.nii.gz"
+
+
+def _sidecar(header: SeriesHeader) -> str:
+    """What the scanner says, under the names of BIDS and dcm2niix; nobody is named in it."""
+    values = {
+        "Modality": "CT",
+        "Manufacturer": header.manufacturer,
+        "ManufacturersModelName": header.model,
+        "ConvolutionKernel": header.kernel,
+        "KVP": header.kvp,
+        "SliceThickness": header.slice_thickness_mm,
+        "BodyPartExamined": header.body_part,
+        "StudyDescription": header.study_description,
+        "SeriesDescription": header.series_description,
+        "ContrastBolusAgent": header.contrast_agent,
+    }
+    return json.dumps({name: value for name, value in values.items() if value}, indent=2) + "\n"
 
 
 def _store(job: StudyJob) -> Made:
