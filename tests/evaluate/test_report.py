@@ -22,6 +22,7 @@ from headct.evaluate.headline import answers, lead_method, opening, verdict
 from headct.evaluate.history import ingest_account
 from headct.evaluate.report import Sources, render, write_report
 from headct.evaluate.results import read_results
+from headct.evaluate.theme import colour, distinct_colours
 from headct.store.layout import ITEMS
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -330,3 +331,11 @@ def test_where_a_method_was_trained_and_tested_is_shown(evaluation):
     assert lead.inside == pytest.approx(np.mean(inside))
     assert lead.outside == pytest.approx(np.mean(outside))
     assert "OOD − ID" in render(results)
+
+
+def test_methods_of_a_benchmark_have_colours_of_their_own():
+    methods = ["finetune", *(f"encoder-{i}.probe" for i in range(10))]
+    with distinct_colours(methods):
+        colours = [colour(name) for name in methods]
+        assert colour("finetune") == colours[0]
+    assert len(set(colours)) == len(methods)

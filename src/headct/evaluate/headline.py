@@ -45,7 +45,7 @@ def opening(results: Results, lead: str) -> str:
         if not site["in_macro"]:
             score = "no score, for want of positives,"
         parts.append(f"{score} {where}")
-    labels = next(a["n_train"] for a in results.summary["methods"] if a["method"] == lead)
+    labels = max(a["n_train"] for a in results.summary["methods"] if a["method"] == lead)
     n_findings = max(len(site["in_macro"]) for site in results.sites)
     return (
         f"{the(lead, start=True)}, with {labels} labelled training scans, reached a macro AUROC "

@@ -26,7 +26,7 @@ from headct.evaluate.history import Account, Pretraining, ingest_account, pretra
 from headct.evaluate.localisation_figure import MAPS, localisation_figure
 from headct.evaluate.metrics import OPERATING, RULE_OUT
 from headct.evaluate.results import Estimate, Results, Row, read_results
-from headct.evaluate.theme import colour, finding_name, method_name
+from headct.evaluate.theme import colour, distinct_colours, finding_name, method_name
 from headct.store.store import open_store
 
 TEMPLATE = "template.html.jinja"
@@ -96,36 +96,43 @@ def render(
     }
     page.filters |= {"finding": finding_name, "colour": colour, "percent": percent}
     text = resources.files("headct.evaluate").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return page.from_string(text).render(
-        results=results,
-        lead=lead,
-        opening=opening(results, lead),
-        answers=answers(results, lead),
-        cards=_cards(results, lead),
-        pairs=_pairs(results),
-        carried=carried if len(sites) > 1 else [],
-        carried_sites=list(sites),
-        figures=_figures(results),
-        operating=_operating(results, lead),
-        few=_few(results),
-        ece=_calibration(results),
-        subgroups=_subgroups(results, lead),
-        account=account,
-        few_refused=FEW_REFUSED,
-        run=run,
-        panels=panels,
-        panel_rule=RULE,
-        located=located,
-        map_names={name: shown for name, (shown, _) in MAPS.items()},
-        localisation=localisation_figure(located) if located else None,
-        checklist=checklist(results, account, run),
-        provenance=_provenance(results),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=__version__,
-        macro=MACRO,
-        between=between,
-        site_title=figures.site_title,
-    )
+    with distinct_colours(_all_methods(results)):
+        return page.from_string(text).render(
+            results=results,
+            lead=lead,
+            opening=opening(results, lead),
+            answers=answers(results, lead),
+            cards=_cards(results, lead),
+            pairs=_pairs(results),
+            carried=carried if len(sites) > 1 else [],
+            carried_sites=list(sites),
+            figures=_figures(results),
+            operating=_operating(results, lead),
+            few=_few(results),
+            ece=_calibration(results),
+            subgroups=_subgroups(results, lead),
+            account=account,
+            few_refused=FEW_REFUSED,
+            run=run,
+            panels=panels,
+            panel_rule=RULE,
+            located=located,
+            map_names={name: shown for name, (shown, _) in MAPS.items()},
+            localisation=localisation_figure(located) if located else None,
+            checklist=checklist(results, account, run),
+            provenance=_provenance(results),
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            version=__version__,
+            macro=MACRO,
+            between=between,
+            site_title=figures.site_title,
+        )
+
+
+def _all_methods(results: Results) -> list[str]:
+    """Those of all labels first, then those of few."""
+    few = [row["method"] for row in results.tables["label_efficiency"]]
+    return list(dict.fromkeys([*results.methods, *few]))
 
 
 def _cards(results: Results, lead: str) -> list[Row]:

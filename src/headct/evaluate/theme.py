@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from html import escape
 from typing import Any
 
@@ -41,7 +43,11 @@ _COLOURS = {
     "scratch-vit": "#d6457b",
     "scratch-cnn3d": "#8e5bd0",
 }
-_SPARE = ("#c8553d", "#a3a23a", "#d08bb0")
+_SPARE = (
+    *("#2f7de1", "#e8912d", "#12a594", "#d6457b", "#7a6fdb", "#5b9e3d", "#c8553d", "#4aa3c7"),
+    *("#b58a3c", "#8e5bd0", "#9aa1ab", "#a3a23a", "#d08bb0", "#7c5a48"),
+)
+_GIVEN: ContextVar[dict[str, str]] = ContextVar("colours of one report", default={})  # noqa: B039
 WIDTH_IN = 9.6
 INK, GRID = "#010203", "#010204"
 """Stand-ins that become the text colour of the page, so that figures follow light and dark."""
@@ -74,7 +80,7 @@ _STYLE: dict[str, Any] = {
 def method_name(method: str) -> str:
     """What people read for a method."""
     name = method.replace("fewshot", "probe", 1)
-    return METHOD_NAMES.get(name, name.replace("-", " "))
+    return METHOD_NAMES.get(name, name.replace("-", " ").replace(".", ": "))
 
 
 def method_rank(method: str) -> int:
@@ -94,7 +100,20 @@ def colour(method: str) -> str:
     name = method.replace("fewshot", "probe", 1)
     if name in _COLOURS:
         return _COLOURS[name]
-    return _SPARE[sum(map(ord, name)) % len(_SPARE)]
+    return _GIVEN.get().get(name) or _SPARE[sum(map(ord, name)) % len(_SPARE)]
+
+
+@contextmanager
+def distinct_colours(methods: Iterable[str]) -> Iterator[None]:
+    """Inside it no two of these methods have one colour, as far as there are enough of them."""
+    named = [name for name in dict.fromkeys(methods) if name not in _COLOURS]
+    taken = {_COLOURS[name] for name in methods if name in _COLOURS}
+    free = [one for one in _SPARE if one not in taken] or list(_SPARE)
+    token = _GIVEN.set({name: free[n % len(free)] for n, name in enumerate(named)})
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
 
 
 def styled(**more: Any) -> AbstractContextManager[None]:
