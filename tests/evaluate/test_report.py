@@ -339,3 +339,16 @@ def test_methods_of_a_benchmark_have_colours_of_their_own():
         colours = [colour(name) for name in methods]
         assert colour("finetune") == colours[0]
     assert len(set(colours)) == len(methods)
+
+
+def test_few_shot_tasks_alone_are_evaluated_at_their_largest_k(tasks_in, new_cohort, tmp_path):
+    make_task, cohort = tasks_in(tmp_path), new_cohort()
+    more = {"seeds": (0, 1, 2, 3, 4), "shots": (5, 10)}
+    tasks = [make_task(cohort, name, 1.0, **more) for name in ("fewshot", "fewshot-histogram")]
+    evaluate(tasks, tmp_path / "eval", EvaluationConfig(n_boot=20, min_positives=3))
+    results = read_results(tmp_path / "eval")
+    assert set(results.methods) == {"fewshot", "fewshot-histogram"}
+    assert {row["k"] for row in results.tables["metrics"]} == {10}
+    sentence = opening(results, lead_method(results))
+    assert "10 training scans with and 10 without each finding" in sentence
+    assert "few labels" in render(results)

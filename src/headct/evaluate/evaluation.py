@@ -138,12 +138,14 @@ def _subgroup_rows(
 
 
 def main_arms(collection: Collection) -> list[Arm]:
-    """Each method that saw all labels, with its largest number of them; pretrained first."""
+    """Each method that saw all labels, with its largest number of them; pretrained first.
+
+    Where all methods are few-shot, they are compared at their largest K.
+    """
     largest: dict[str, Arm] = {}
-    for run in collection.runs:
-        if run.k == 0:
-            arm = Arm(run.method, 0, run.n_train)
-            largest[run.method] = max(arm, largest.get(run.method, arm))
+    for run in [run for run in collection.runs if run.k == 0] or collection.runs:
+        arm = Arm(run.method, run.k, run.n_train)
+        largest[run.method] = max(arm, largest.get(run.method, arm))
     pretrained = {info.method: is_pretrained(info) for info in collection.tasks}
     order = [info.method for info in collection.tasks]
     return sorted(largest.values(), key=lambda a: (not pretrained[a.method], order.index(a.method)))
@@ -215,7 +217,7 @@ def _method(info: TaskInfo, collection: Collection) -> dict[str, Any]:
     return {name: getattr(info, name) for name in shown} | {
         "pretrained": is_pretrained(info),
         "preprocessing_hash": info.preprocessing.hash,
-        "n_train": info.n_scans,
+        "n_train": max(run.n_train for run in runs),
         "n_positive": info.n_positive,
         "k": sorted({run.k for run in runs if run.k}),
         "thresholds": info.thresholds,

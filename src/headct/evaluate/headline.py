@@ -45,10 +45,14 @@ def opening(results: Results, lead: str) -> str:
         if not site["in_macro"]:
             score = "no score, for want of positives,"
         parts.append(f"{score} {where}")
-    labels = max(a["n_train"] for a in results.summary["methods"] if a["method"] == lead)
+    about = [a for a in results.summary["methods"] if a["method"] == lead]
+    few = max((k for a in about for k in a["k"]), default=0)
+    labels = f"{max(a['n_train'] for a in about)} labelled training scans"
+    if few:
+        labels = f"{few} training scans with and {few} without each finding"
     n_findings = max(len(site["in_macro"]) for site in results.sites)
     return (
-        f"{the(lead, start=True)}, with {labels} labelled training scans, reached a macro AUROC "
+        f"{the(lead, start=True)}, with {labels}, reached a macro AUROC "
         f"over {n_findings} findings of {' and '.join(parts)}."
     )
 
