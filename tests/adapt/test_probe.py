@@ -15,6 +15,7 @@ from headct.adapt.probe import ProbeConfig, draw_train, run_probe
 from headct.adapt.readout import fit_readout
 from headct.adapt.task import load_task, replacing_folder
 from headct.errors import CheckpointError, LabelError, MismatchError, UsageError
+from headct.evaluate.collect import collect
 from headct.volume.preprocessing import PRESETS
 
 from .conftest import FINDINGS, make_labels, make_table
@@ -215,3 +216,16 @@ def test_a_fold_with_fewer_than_two_positives_left_is_said_before_training(
     assert not list(tmp_path.iterdir())
     values[train[2], 0] = 1
     run_probe(table, replace(labels, values=values), DEMO, tmp_path / "task", config)
+
+
+def test_a_task_names_the_sites_of_its_train_scans(tmp_path, table, labels):
+    site = np.where(labels.split == "train", "here", "elsewhere").astype(object)
+    moved = replace(labels, site=site)
+    run_fewshot(table, moved, DEMO, tmp_path / "few", FewshotConfig(shots=(2,)))
+    run_probe(table, moved, DEMO, tmp_path / "probe", ProbeConfig())
+    for name in ("few", "probe"):
+        assert load_task(tmp_path / name).info.train_sites == ("here",)
+    collection = collect([tmp_path / "few"])
+    assert [(s.site, s.internal) for s in collection.sites] == [("elsewhere", False)]
+    run_fewshot(table, labels, DEMO, tmp_path / "few", FewshotConfig(shots=(2,)))
+    assert all(s.internal for s in collect([tmp_path / "few"]).sites)

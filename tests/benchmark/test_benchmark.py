@@ -185,7 +185,8 @@ def test_one_tidy_table_holds_every_number(world, bench):
 
 
 def test_the_report_has_radar_and_scaling_figures(bench):
-    page = render(read_results(bench / "eval"))
+    page = render(read_results(bench))
+    assert page.count("\n") == render(read_results(bench / "eval")).count("\n")
     for title in ("a radar per site", "Macro AUROC by labels", "Macro AUROC by scale"):
         assert f'aria-label="{title}' in page or title in page
 
@@ -345,6 +346,9 @@ def test_the_report_shows_who_was_trained_where(both, tmp_path):
     assert found["a"].outside == value
     assert found["a"].at["a"][1]
     assert not found["a"].at["b"][1]
+    with pytest.raises(UsageError, match="each training site") as said:
+        read_results(tmp_path)
+    assert f"{tmp_path.name}/eval/a, {tmp_path.name}/eval/b" in said.value.remedy
     page = render(results)
     assert "OOD − ID" in page
     assert page.count(" OOD</small>") == 2

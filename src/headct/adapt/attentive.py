@@ -26,6 +26,7 @@ from headct.adapt.task import (
     count_labels,
     replacing_folder,
     save_info,
+    sites_of,
 )
 from headct.adapt.token_table import TokenTable
 from headct.config import Config
@@ -178,6 +179,7 @@ def run_attentive(
         bundle_hash=table.bundle_hash,
         preprocessing=preprocessing,
         n_scans=len(fitted),
+        train_sites=sites_of(fitted),
         n_train=n_train,
         n_positive=n_positive,
         seed=seed,

@@ -14,7 +14,14 @@ from headct.adapt.logistic import fit_logistic
 from headct.adapt.predictions import to_predictions, write_predictions
 from headct.adapt.probe import method_name
 from headct.adapt.readout import fit_readout
-from headct.adapt.task import PREDICTIONS, TaskInfo, count_labels, replacing_folder, save_info
+from headct.adapt.task import (
+    PREDICTIONS,
+    TaskInfo,
+    count_labels,
+    replacing_folder,
+    save_info,
+    sites_of,
+)
 from headct.config import Config
 from headct.errors import LabelError, UsageError
 from headct.progress import tracking
@@ -77,6 +84,7 @@ def run_fewshot(
         init_seed=table.init_seed,
         preprocessing=preprocessing,
         n_scans=len(labels.positions("train")),
+        train_sites=sites_of(labels.take(labels.positions("train"))),
         n_train=n_train,
         n_positive=n_positive,
         seed=seed,

@@ -37,6 +37,7 @@ from headct.adapt.task import (
     replacing_folder,
     save_head,
     save_info,
+    sites_of,
 )
 from headct.errors import UsageError
 from headct.model.bundle import save_bundle
@@ -209,6 +210,7 @@ def _info(
             "bundle_hash": start.bundle_hash,
             "preprocessing": store.preprocessing.model_dump(exclude={"hash"}),
             "n_scans": len(fitted),
+            "train_sites": sites_of(fitted),
             "n_train": n_train,
             "n_positive": n_positive,
             "seed": seed,

@@ -26,6 +26,7 @@ from headct.adapt.task import (
     replacing_folder,
     save_head,
     save_info,
+    sites_of,
 )
 from headct.errors import LabelError
 from headct.run import write_run_record
@@ -97,6 +98,7 @@ def run_probe(
         init_seed=table.init_seed,
         preprocessing=preprocessing,
         n_scans=len(fitted),
+        train_sites=sites_of(fitted),
         n_train=n_train,
         n_positive=n_positive,
         seed=seed,

@@ -84,6 +84,8 @@ class TaskInfo(Config):
     preprocessing: Preprocessing
     n_scans: int
     """Train scans that it was fitted on; of few-shot: that shots were drawn from."""
+    train_sites: tuple[str, ...] = ()
+    """Where these train scans are from: the sites at which its test patients are internal."""
     n_train: dict[str, int]
     """Labelled training scans per finding."""
     n_positive: dict[str, int]
@@ -189,3 +191,8 @@ def count_labels(labels: Labels) -> tuple[dict[str, int], dict[str, int]]:
     return dict(zip(labels.findings, known, strict=True)), dict(
         zip(labels.findings, positive, strict=True)
     )
+
+
+def sites_of(labels: Labels) -> tuple[str, ...]:
+    """The sites of labelled scans, sorted."""
+    return tuple(sorted(set(labels.site.tolist())))

@@ -44,7 +44,7 @@ def benchmark(
 
     \b
     Example: headct benchmark spec.toml --out bench --jobs 2
-    Report:  headct report bench/eval --out bench.html
+    Report:  headct report bench --out bench.html
     Slurm:   headct benchmark spec.toml --out bench --engine slurm --jobs 64
              --slurm-partition gpu --slurm-set gres=gpu:1
     """  # noqa: D301

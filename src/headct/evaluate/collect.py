@@ -102,6 +102,7 @@ def collect(tasks: Sequence[Path]) -> Collection:
     table = pa.concat_tables(tables)
     _require_one_story(table)
     internal = set(table.filter(pc.not_equal(table["split"], "test"))["site"].unique().to_pylist())
+    internal |= {site for info in infos for site in info.train_sites}
     test = table.filter(pc.equal(table["split"], "test"))
     for number in sorted(set(range(len(tasks))) - set(test["task"].unique().to_pylist())):
         name = tasks[number].name

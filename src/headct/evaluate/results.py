@@ -102,11 +102,12 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """Read an evaluation.
+    """Read an evaluation, or the one that a benchmark made.
 
     Raises:
-        UsageError: no evaluation there, damaged, or of another format version.
+        UsageError: no evaluation there, several, damaged, or of another format version.
     """
+    folder = _evaluation_of(folder)
     try:
         summary = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -127,3 +128,17 @@ def read_results(folder: Path) -> Results:
     about = folder / BENCHMARK
     benchmark = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
     return Results(summary, run, tables, benchmark)
+
+
+def _evaluation_of(folder: Path) -> Path:
+    """The folder itself, or where it is a benchmark's the one evaluation in it."""
+    if (folder / EVALUATION).is_file() or not (folder / "eval").is_dir():
+        return folder
+    found = sorted(path.parent for path in (folder / "eval").rglob(EVALUATION))
+    if len(found) > 1:
+        names = ", ".join(f"{folder.name}/eval/{path.name}" for path in found)
+        raise UsageError(
+            f"{folder.name!r} holds an evaluation for each training site",
+            remedy=f"give one of {names}; each report shows the table of all",
+        )
+    return found[0] if found else folder
