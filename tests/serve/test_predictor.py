@@ -31,7 +31,7 @@ from headct.store.store import open_store
 from headct.volume.preprocessing import PRESETS, Preprocessing
 
 FINDINGS = ("sdh", "iph")
-COUNTS = ("n_train=8", "n_tune=2", "n_test=2", "n_external=0", "n_pool=0", "faults=false")
+COUNTS = ("n_train=16", "n_tune=2", "n_test=2", "n_external=0", "n_pool=0", "faults=false")
 TINY = EncoderConfig(
     width=24,
     depth=2,
