@@ -235,7 +235,8 @@ def floors(preset: PhantomPreset, given: argparse.Namespace) -> None:
 
 
 def oracle(preset: PhantomPreset, given: argparse.Namespace) -> None:
-    parts = {"train": given.n_oracle, "inside": given.n_oracle, "outside": given.n_oracle}
+    n_test = given.n_oracle_test or given.n_oracle
+    parts = {"train": given.n_oracle, "inside": n_test, "outside": n_test}
     data = {
         part: table(collect("oracle", part, n * len(PLACED), preset, given.work, given.jobs), dict)[
             "x"
@@ -278,6 +279,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3, help="independent sets of n-train scans")
     parser.add_argument("--n-test", type=int, default=400)
     parser.add_argument("--n-oracle", type=int, default=60, help="patients per finding")
+    parser.add_argument("--n-oracle-test", type=int, help="of them to test on; default: as many")
     parser.add_argument("--labels", type=int, nargs="+", default=[300, 1000, 3000])
     parser.add_argument("--passes", type=int, default=10, help="of the network over its scans")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
