@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from headct.dicom.header import patient_key
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.errors import LabelError, UsageError
 from headct.labels.nifti_set import UNREADABLE, nifti_name, nifti_shape
@@ -73,9 +74,10 @@ def read_bhsd(root: Path, key: bytes, classes: Mapping[int, str] = CLASSES) -> L
 
 
 def _patient(path: Path, names: Pseudonymizer) -> str:
-    """`ID_<patient>_ID_<study>`: several studies may be of one patient."""
+    """`ID_<patient>_ID_<study>`; named as in DICOM, for the scans are from RSNA 2019."""
     stem = path.name.split(".")[0]
-    return names.patient_id("_".join(stem.split("_")[:2]) if stem.count("_") == 3 else stem)
+    patient = "_".join(stem.split("_")[:2]) if stem.count("_") == 3 else stem
+    return names.patient_id(patient_key(patient))
 
 
 def _values(image: Path, masks: Path, classes: Mapping[int, str]) -> dict[str, Value]:

@@ -40,6 +40,7 @@ class Labels:
     row: np.ndarray
     """Row of each scan in the store."""
     patient_id: np.ndarray
+    """One name for all scans that share a patient (of store or table), a study or an image."""
     study_id: np.ndarray
     site: np.ndarray
     split: np.ndarray
@@ -119,7 +120,7 @@ def read_labels(
         notes.append(f"{unlabelled} scans of the store have no label")
     named = text_column(rows, "patient_id")[line]
     groups, more_notes = group_scans(labels.patient_id, labels.study_id, named, scans.sha256[row])
-    labels = replace(labels, patient_id=_or_else(labels.patient_id, groups.names))
+    labels = replace(labels, patient_id=groups.names)
     if "split" in header:
         _require_split_names(rows)
         require_disjoint(labels.split, groups)

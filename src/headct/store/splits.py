@@ -21,7 +21,7 @@ class Groups:
     index: np.ndarray
     """Number of the group of each scan."""
     names: np.ndarray
-    """A name of the group of each scan, for scans of patients who are not named."""
+    """One patient name per group: the first of its pseudonyms in the store, or a number."""
     of_patient: np.ndarray
     """The same by patient alone: tells which kind of sharing a fault is."""
 
@@ -39,7 +39,11 @@ def group_scans(
     """
     of_patient = _components([patient_id, study_id, named_patient])
     index = _components([patient_id, study_id, named_patient, sha256])
-    names = np.array([f"group-{number}" for number in index], dtype=object)
+    first: dict[int, str] = {}
+    for name, number in sorted(zip(patient_id.tolist(), index.tolist(), strict=True)):
+        if name:
+            first.setdefault(number, name)
+    names = np.array([first.get(n, f"group-{n}") for n in index.tolist()], dtype=object)
     notes = []
     anonymous = int(((patient_id == "") & (named_patient == "")).sum())
     if anonymous:
