@@ -111,6 +111,21 @@ def test_floors_are_probed_under_their_own_name(world, tmp_path, source):
     assert json.loads((out / "task.json").read_text())["method"] == f"probe-{source}"
 
 
+@pytest.mark.parametrize("verb", ["probe", "knn", "fewshot", "finetune"])
+def test_a_method_has_the_name_that_a_person_gives_it(world, features, tmp_path, verb):
+    how = {
+        "probe": ("--features", features),
+        "knn": ("--head", "knn", "--features", features),
+        "fewshot": ("--features", features, "--shots", "2"),
+        "finetune": ("--from-scratch", "cnn3d", "--set", "steps=1", "--set", "batch=2"),
+    }[verb]
+    called = "probe" if verb == "knn" else verb
+    done(called, *given(world), *how, "--name", "arm-1", "--out", tmp_path / "t")
+    assert json.loads((tmp_path / "t" / "task.json").read_text())["method"] == "arm-1"
+    predictions = pq.read_table(tmp_path / "t" / "predictions.parquet")
+    assert set(predictions["method"].to_pylist()) == {"arm-1"}
+
+
 def test_finetune_with_settings(world, tmp_path):
     few = ["--set", "steps=2", "--set", "batch=2", "--set", "threads=1", "--findings", "clot"]
     done("finetune", *given(world), "--bundle", world / "bundle", *few, "--out", tmp_path / "t")
@@ -129,6 +144,7 @@ def test_finetune_with_settings(world, tmp_path):
         (("fewshot", "--features", "F", "--shots", "5,x"), "shots"),
         (("probe", "--features", "F", "--findings", "edh"), "no column for edh"),
         (("probe", "--features", "F", "--n-labels", 500), "has 20"),
+        (("probe", "--features", "F", "--name", "My Probe"), "--name wants"),
         (("embed", "S", "--encoder", "merlin", "--out", "f"), "merlin wants its weights"),
         (("embed", "S", "--encoder", "ct-fm", "--weights", "w", "--out", "f"), "no such weight"),
         (("embed", "S", "--floor", "blocks", "--weights", "w", "--out", "f"), "with --encoder"),

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from headct.adapt.predictions import write_predictions
+from headct.adapt.task import PREDICTIONS, load_task, save_info
 from headct.errors import CheckpointError, HeadctError, LabelError, MismatchError, UsageError
 from headct.evaluate.collect import RunKey, collect
 from headct.evaluate.evaluation import EvaluationConfig, evaluate
@@ -220,6 +222,22 @@ def test_one_task_named_twice_is_an_error(make_task, cohort, tmp_path):
     task = make_task(cohort, "probe")
     with pytest.raises(HeadctError, match="same run"):
         evaluate([task, task], tmp_path / "eval", QUICK)
+
+
+def test_two_encoders_are_no_seeds_of_one_method_unless_they_were_named(make_task, cohort):
+    tasks = [make_task(cohort, "probe", seeds=(n,), name=f"probe-{n}") for n in (0, 1)]
+    assert len(collect(tasks).runs) == 2
+    start = {"bundle_hash": "c" * 16}
+    info = load_task(tasks[1]).info
+    save_info(tasks[1], info.model_copy(update=start))
+    with pytest.raises(MismatchError, match="'probe' start from different encoders") as caught:
+        collect(tasks)
+    assert "--name" in caught.value.remedy
+    for folder, change in zip(tasks, ({}, start), strict=True):
+        named = replaced("method", "arm", slice(None))(pq.read_table(folder / PREDICTIONS))
+        write_predictions(folder / PREDICTIONS, named)
+        save_info(folder, info.model_copy(update={"method": "arm"} | change))
+    assert [(run.method, run.seed) for run in collect(tasks).runs] == [("arm", 0), ("arm", 1)]
 
 
 def test_a_folder_or_file_that_is_no_task_is_named(tmp_path):

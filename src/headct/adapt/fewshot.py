@@ -12,12 +12,12 @@ from pydantic import Field
 from headct.adapt.features import FeatureTable
 from headct.adapt.logistic import fit_logistic
 from headct.adapt.predictions import to_predictions, write_predictions
-from headct.adapt.probe import method_name
 from headct.adapt.readout import fit_readout
 from headct.adapt.task import (
     PREDICTIONS,
     TaskInfo,
     count_labels,
+    method_name,
     replacing_folder,
     save_info,
     sites_of,

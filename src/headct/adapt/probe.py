@@ -23,6 +23,7 @@ from headct.adapt.task import (
     Head,
     TaskInfo,
     count_labels,
+    method_name,
     replacing_folder,
     save_head,
     save_info,
@@ -228,8 +229,3 @@ def require_folds(labels: Labels, fold: NDArray[np.int64]) -> None:
             f"{names} to learn from: too few patients have it",
             remedy="label more scans, or leave these out with --findings",
         )
-
-
-def method_name(verb: str, source: str) -> str:
-    """Name of a method in tables and plots: `probe`, `probe-histogram`, ..."""
-    return verb if source == "encoder" else f"{verb}-{source}"

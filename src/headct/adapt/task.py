@@ -100,6 +100,16 @@ class TaskInfo(Config):
     neighbours: int | None = None
     """Neighbours that vote in kNN, chosen by cross-validation."""
 
+    @property
+    def is_named(self) -> bool:
+        """Whether a person named the method; else it has the name of its kind and source."""
+        return self.method not in (self.kind, method_name(self.kind, self.source))
+
+
+def method_name(verb: str, source: str) -> str:
+    """Name of a method in tables and plots: `probe`, `probe-histogram`, ..."""
+    return verb if source == "encoder" else f"{verb}-{source}"
+
 
 @dataclass(frozen=True)
 class Task:

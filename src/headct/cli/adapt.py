@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -39,6 +40,15 @@ class Scratch(StrEnum):
     slices2d = "slices2d"
 
 
+def _slug(name: str) -> str:
+    if name and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,80}", name):
+        raise UsageError(
+            "--name wants a-z, 0-9, hyphens and dots, at most 81, a letter or digit first",
+            remedy="e.g. --name probe-dino",
+        )
+    return name
+
+
 StorePath = Annotated[Path, typer.Option("--store", help="Store that the labels are about.")]
 StoreOrNot = Annotated[
     Path | None,
@@ -67,6 +77,13 @@ AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Leave out rows about scans not in the store.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the draws; paired across methods.")]
+Name = Annotated[
+    str,
+    typer.Option(
+        callback=_slug,
+        help="In tables and plots; tasks of one name are seeds of one method. Default: the verb.",
+    ),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value; can be given again.")]
 
 
@@ -92,6 +109,7 @@ def probe(
     n_labels: NLabels = None,
     seed: Seed = 0,
     allow_missing: AllowMissing = False,
+    name: Name = "",
     settings: Settings = None,
 ) -> None:
     """Fit a head for all findings on a feature table, without touching the encoder.
@@ -111,7 +129,7 @@ def probe(
         tokens, how = read_tokens(features), _configured(AttentiveConfig, settings or [])
         scans = _scans(store, tokens.scans)
         known, grid = _labelled(scans, labels, key, findings, allow_missing, seed)
-        _say(run_attentive(tokens, known, grid, out, how, n_labels=n_labels, seed=seed))
+        _say(run_attentive(tokens, known, grid, out, how, n_labels=n_labels, seed=seed, name=name))
         return
     from headct.adapt.features import read_features
     from headct.adapt.knn import KnnConfig
@@ -122,7 +140,7 @@ def probe(
     table = read_features(features)
     scans = _scans(store, table.scans)
     known, grid = _labelled(scans, labels, key, findings, allow_missing, seed)
-    _say(run_probe(table, known, grid, out, config, n_labels=n_labels, seed=seed))
+    _say(run_probe(table, known, grid, out, config, n_labels=n_labels, seed=seed, name=name))
 
 
 def fewshot(
@@ -137,6 +155,7 @@ def fewshot(
     ] = None,
     seed: Seed = 0,
     allow_missing: AllowMissing = False,
+    name: Name = "",
     settings: Settings = None,
 ) -> None:
     """Fit on K scans with and K without each finding, several draws, and score the test scans.
@@ -152,7 +171,7 @@ def fewshot(
     table = read_features(features)
     scans = _scans(store, table.scans)
     known, grid = _labelled(scans, labels, key, findings, allow_missing, seed)
-    _say(run_fewshot(table, known, grid, out, config, seed=seed))
+    _say(run_fewshot(table, known, grid, out, config, seed=seed, name=name))
 
 
 def finetune(
@@ -179,6 +198,7 @@ def finetune(
     n_labels: NLabels = None,
     seed: Seed = 0,
     allow_missing: AllowMissing = False,
+    name: Name = "",
     settings: Settings = None,
 ) -> None:
     """Train an encoder and its head on labelled scans; stopped, the same command goes on.
@@ -200,15 +220,15 @@ def finetune(
     from headct.store.store import open_store
 
     kind: Kind = "bundle" if from_scratch is None else from_scratch.value
-    name = "lora" if lora and kind == "bundle" else kind
+    built_in = "lora" if lora and kind == "bundle" else kind
     given = [*([f"lora.rank={lora}"] if lora else []), *(settings or [])]
     given += [f"search.lr=[{search_lr}]"] if search_lr else []
-    config = load_recipe(recipe or name, FinetuneConfig, given, builtin=RECIPES)
+    config = load_recipe(recipe or built_in, FinetuneConfig, given, builtin=RECIPES)
     opened = open_store(store)
     scans = scans_of_store(opened)
     known, _ = _labelled(scans, labels, key, findings, allow_missing, seed)
     start = Start(kind, load_bundle(bundle) if bundle else None)
-    _say(run_finetune(opened, known, start, out, config, n_labels=n_labels, seed=seed))
+    _say(run_finetune(opened, known, start, out, config, n_labels=n_labels, seed=seed, name=name))
 
 
 def _configured(model: type[C], settings: list[str]) -> C:

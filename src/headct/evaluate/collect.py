@@ -21,6 +21,7 @@ from headct.adapt.predictions import SCHEMA
 from headct.adapt.task import PREDICTIONS, RETRIEVAL, TaskInfo, load_task
 from headct.errors import CheckpointError, HeadctError, LabelError, MismatchError
 from headct.evaluate.metrics import Floats
+from headct.evaluate.one_start import require_one_start
 
 UNKNOWN = -1
 COLUMNS = (
@@ -94,10 +95,12 @@ def collect(tasks: Sequence[Path]) -> Collection:
     Raises:
         HeadctError: code `predictions`: missing, impossible, doubled or unequal predictions.
         LabelError: a patient in two splits, or two truths for one scan.
-        MismatchError: predictions that are not those of the task, or of two preprocessings.
+        MismatchError: predictions that are not those of the task, or of two preprocessings; two
+            encoders under one default name.
         CheckpointError: a folder that is no task.
     """
     infos = tuple(_info(folder) for folder in tasks)
+    require_one_start(infos)
     tables = [_read(n, folder, infos[n]) for n, folder in enumerate(tasks)]
     table = pa.concat_tables(tables)
     _require_one_story(table)
