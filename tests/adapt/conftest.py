@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from headct.adapt.features import FeatureTable
+from headct.adapt.task import load_task
 from headct.model.architecture import EncoderConfig
 from headct.model.bundle import save_bundle
 from headct.model.encoder import ViT3D
@@ -69,6 +72,23 @@ def make_table(labels, source="encoder", seed=1):
         bundle_hash="b" * 16,
         preprocessing_hash=PRESETS["demo"].hash,
     )
+
+
+def require_written_task_holds(folder):
+    """The thresholds of task.json hold on the tune scans of predictions.parquet."""
+    info = load_task(folder).info
+    rows = pq.read_table(folder / "predictions.parquet")
+    tune = rows.filter(pc.field("split") == "tune")
+    require_thresholds_hold(tune, info.thresholds, info.rule_out_thresholds)
+
+
+def require_thresholds_hold(rows, thresholds, rule_out, specificity=0.9, sensitivity=0.95):
+    """The scores of a table of predictions reach what the thresholds fixed on them promise."""
+    finding, truth, score = (rows[n].to_numpy() for n in ("finding", "y_true", "y_score"))
+    for name in thresholds:
+        absent, present = (score[(finding == name) & (truth == value)] for value in (0, 1))
+        assert (absent < thresholds[name]).mean() >= specificity, name
+        assert (present >= rule_out[name]).mean() >= sensitivity, name
 
 
 @pytest.fixture

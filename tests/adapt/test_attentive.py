@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from headct.adapt import operating
 from headct.adapt.attentive import AttentiveConfig, AttentiveHead, HeadShape, run_attentive
 from headct.adapt.scoring import score_store, scorer
 from headct.adapt.task import load_task
@@ -21,7 +22,7 @@ from headct.model.encoder import ViT3D
 from headct.store.labels import read_labels
 from headct.store.store import open_store
 
-from .conftest import GRID, TINY
+from .conftest import GRID, TINY, require_written_task_holds
 
 CONFIG = AttentiveConfig(steps=150, batch=8, width=16, threads=1)
 
@@ -69,10 +70,15 @@ def test_tokens_of_another_bundle_are_not_mixed_in(world, tokens, tmp_path):
         write_tokens(tokens.folder, open_store(world / "store"), load_bundle(tmp_path / "other"))
 
 
-def test_it_finds_a_clot_that_is_in_few_tokens_and_scores_volumes_the_same(world, tokens, tmp_path):
+def test_it_finds_a_clot_that_is_in_few_tokens_and_scores_volumes_the_same(
+    world, tokens, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(operating, "FEWEST_TO_CALIBRATE", 2)  # there are ten tune scans
     store = open_store(world / "store")
     labels = read_labels(world / "labels.csv", store.manifest)
     info = run_attentive(tokens, labels, store.preprocessing, tmp_path / "task", CONFIG)
+    assert info.temperatures["coin"] != 1
+    require_written_task_holds(tmp_path / "task")
     assert (info.kind, info.bundle_hash) == ("attentive", tokens.bundle_hash)
     rows = pq.read_table(tmp_path / "task" / "predictions.parquet").to_pylist()
     clot = [r for r in rows if r["finding"] == "clot" and r["split"] == "test"]

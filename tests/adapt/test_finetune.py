@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from headct.adapt import operating
 from headct.adapt.batches import LIGHT, LabelledScans, lateral_pairs
 from headct.adapt.embed import embed_source
 from headct.adapt.features import read_features
@@ -27,7 +28,7 @@ from headct.model.encoder import ViT3D
 from headct.store.labels import read_labels
 from headct.store.store import open_store
 
-from .conftest import GRID, TINY
+from .conftest import GRID, TINY, require_written_task_holds
 
 CONFIG = FinetuneConfig(
     steps=6,
@@ -64,7 +65,10 @@ def predictions(folder):
 
 
 @pytest.mark.parametrize("kind", ["bundle", "vit", "cnn3d", "resnet3d", "slices2d"])
-def test_a_task_scores_volumes_as_its_predictions_say(tmp_path, store, labels, bundle, kind):
+def test_a_task_scores_volumes_as_its_predictions_say(
+    tmp_path, store, labels, bundle, kind, monkeypatch
+):
+    monkeypatch.setattr(operating, "FEWEST_TO_CALIBRATE", 2)  # there are ten tune scans
     if kind in ("resnet3d", "slices2d"):
         pytest.importorskip("monai", reason="the extra `baselines` is not installed")
     start = Start(kind, bundle if kind in ("bundle", "vit") else None)
@@ -80,6 +84,8 @@ def test_a_task_scores_volumes_as_its_predictions_say(tmp_path, store, labels, b
         assert row["y_score"] == score
         assert row["bundle_hash"] == (bundle.hash if kind == "bundle" else "")
     assert set(task.info.thresholds) == {"clot", "coin"}
+    assert task.info.temperatures["clot"] != 1
+    require_written_task_holds(folder)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["task"]
 
 

@@ -15,11 +15,18 @@ from headct.adapt.operating import (
     choose_rule_out,
     settle,
 )
+from headct.adapt.predictions import to_predictions
 from headct.adapt.probe import ProbeConfig, run_probe
 from headct.adapt.task import load_task
 from headct.volume.preprocessing import PRESETS
 
-from .conftest import FINDINGS, make_labels, make_table
+from .conftest import (
+    FINDINGS,
+    make_labels,
+    make_table,
+    require_thresholds_hold,
+    require_written_task_holds,
+)
 
 
 def confident(labels, factor, seed=0):
@@ -56,6 +63,30 @@ def test_a_rule_out_threshold_keeps_its_sensitivity_and_no_higher_one_does():
         assert (present > thresholds[name]).mean() < 0.95
     nothing = replace(labels, values=np.zeros_like(labels.values))
     assert choose_rule_out(nothing, scores, 0.95) == dict.fromkeys(FINDINGS)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_written_scores_reach_what_the_thresholds_promise(factor):
+    for seed in range(40):
+        labels, scores = confident(make_labels(80, seed), factor, seed)
+        found = settle(labels, scores, OperatingConfig())
+        rows = to_predictions(
+            labels,
+            calibrate(scores, FINDINGS, found.temperatures),
+            method="any",
+            seed=0,
+            n_train=[0] * 3,
+            bundle_hash="",
+            preprocessing_hash="",
+        )
+        require_thresholds_hold(rows, found.thresholds, found.rule_out_thresholds)
+
+
+def test_a_probe_reaches_what_it_promises_on_the_tune_scans_it_wrote(tmp_path):
+    for seed in range(3):
+        labels = make_labels(240, seed)
+        run_probe(make_table(labels), labels, PRESETS["demo"], tmp_path / "task", ProbeConfig())
+        require_written_task_holds(tmp_path / "task")
 
 
 def test_a_task_keeps_both_thresholds_and_applies_its_temperatures(tmp_path):

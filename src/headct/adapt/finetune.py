@@ -22,7 +22,7 @@ from headct.adapt.operating import OperatingConfig, calibrate, settle
 from headct.adapt.predictions import to_predictions, write_predictions
 from headct.adapt.probe import ProbeConfig, draw_train, require_trainable
 from headct.adapt.resnets import ResnetConfig
-from headct.adapt.scoring import score_store, scorer
+from headct.adapt.scoring import exact_scorer, score_store
 from headct.adapt.scratch import NETWORKS
 from headct.adapt.search import SearchConfig, search_rate
 from headct.adapt.start import Start
@@ -233,7 +233,7 @@ def _score(folder: Path, labels: Labels, store: Store, config: OperatingConfig) 
     """Write predictions.parquet by the path that `headct predict` takes; thresholds from tune."""
     task = load_task(folder)
     shown = labels.take(np.flatnonzero(labels.split != "train"))
-    raw = score_store(scorer(task), store, shown.row.tolist())
+    raw = score_store(exact_scorer(task), store, shown.row.tolist())
     tune = shown.positions("tune")
     operating = settle(shown.take(tune), raw[tune], config)
     scores = calibrate(raw, shown.findings, operating.temperatures)

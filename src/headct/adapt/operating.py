@@ -10,6 +10,7 @@ from pydantic import Field
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
+from headct.adapt.predictions import rounded
 from headct.config import Config
 from headct.store.labels import Labels
 
@@ -45,7 +46,7 @@ class Operating:
 
 
 def settle(labels: Labels, scores: Floats, config: OperatingConfig) -> Operating:
-    """Temperatures first, thresholds on the calibrated scores then.
+    """Temperatures first, thresholds then: on the calibrated scores, rounded as they are written.
 
     Args:
         labels: of the tune scans.
@@ -53,7 +54,7 @@ def settle(labels: Labels, scores: Floats, config: OperatingConfig) -> Operating
         config: what the thresholds reach.
     """
     temperatures = fit_temperatures(labels, scores)
-    calibrated = calibrate(scores, labels.findings, temperatures)
+    calibrated = rounded(calibrate(scores, labels.findings, temperatures))
     return Operating(
         temperatures,
         choose_thresholds(labels, calibrated, config.threshold_specificity),

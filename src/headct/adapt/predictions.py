@@ -33,8 +33,15 @@ SCHEMA = pa.schema(
 )
 """Columns of predictions.parquet. `k` is the few-shot K, null for other methods; `n_train` counts
 the labelled training scans of the finding. Scans whose label is unknown have no row."""
-DECIMALS = 6
-"""Scores are rounded: the size of a batch may change the digits past these, never these."""
+_DECIMALS = 6
+
+
+def rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores as they are written, served and held against thresholds.
+
+    The last bits of a product depend on the number of scans in it; a score must not.
+    """
+    return scores.astype(np.float64).round(_DECIMALS)
 
 
 def to_predictions(
@@ -69,7 +76,7 @@ def to_predictions(
         "split": labels.split[scan],
         "finding": np.array(labels.findings, dtype=object)[finding],
         "y_true": labels.values[scan, finding],
-        "y_score": np.round(scores[scan, finding].astype(np.float64), DECIMALS),
+        "y_score": rounded(scores[scan, finding]),
         "method": [method] * n,
         "k": [k] * n,
         "seed": [seed] * n,

@@ -15,7 +15,7 @@ from torch import nn
 from headct.adapt.features import Vectors
 from headct.adapt.floors import blocks, histogram
 from headct.adapt.operating import calibrate
-from headct.adapt.predictions import DECIMALS
+from headct.adapt.predictions import rounded
 from headct.adapt.scratch import NETWORKS, build_network
 from headct.adapt.task import BUNDLE, HEAD, Task
 from headct.errors import CheckpointError, MismatchError, UsageError
@@ -32,7 +32,7 @@ SCANS_AT_ONCE = 16
 
 
 def scorer(task: Task, bundle: Bundle | None = None) -> Score:
-    """A function from canonical volumes to the scores of a task.
+    """A function from canonical volumes to the scores of a task, as they are served.
 
     Args:
         task: from `load_task`.
@@ -42,6 +42,12 @@ def scorer(task: Task, bundle: Bundle | None = None) -> Score:
         MismatchError: another bundle than the task was fitted on.
         UsageError: a task without a head (few-shot), or features from elsewhere.
     """
+    score = exact_scorer(task, bundle)
+    return lambda hu: rounded(score(hu))
+
+
+def exact_scorer(task: Task, bundle: Bundle | None = None) -> Score:
+    """`scorer` before its rounding, for those who calibrate the scores first."""
     info = task.info
     if info.kind == "fewshot":
         raise UsageError("a few-shot task holds no head", remedy="use a probe or a fine-tuned task")
@@ -51,18 +57,13 @@ def scorer(task: Task, bundle: Bundle | None = None) -> Score:
             remedy="give the bundle that the task names in task.json",
         )
     if info.kind.removeprefix("scratch-") in NETWORKS:
-        return _rounded(_network_scorer(task))
+        return _network_scorer(task)
     if (task.folder / BUNDLE).is_dir():
         bundle = load_bundle(task.folder / BUNDLE)
     if info.kind == "attentive":
-        return _rounded(_attentive_scorer(task, bundle))
+        return _attentive_scorer(task, bundle)
     featurise = featuriser(info.source, info.preprocessing.spacing_mm_zyx, bundle, info.init_seed)
-    return _rounded(lambda hu: task.score_vectors(featurise(hu)))
-
-
-def _rounded(score: Score) -> Score:
-    """The last bits of a product depend on the number of scans in it; a score must not."""
-    return lambda hu: np.round(score(hu), DECIMALS)
+    return lambda hu: task.score_vectors(featurise(hu))
 
 
 def score_store(score: Score, store: Store, rows: Sequence[int]) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headct import __version__
-from headct.adapt.predictions import DECIMALS
+from headct.adapt.predictions import rounded
 from headct.adapt.scoring import Score, scorer
 from headct.adapt.task import BUNDLE, TaskInfo, load_task
 from headct.dicom.index import index_paths
@@ -99,7 +99,7 @@ class Predictor:
 
     def score_hu(self, hu: NDArray[np.int16]) -> tuple[FindingScore, ...]:
         """Scores of one canonical volume [z y x]."""
-        scores = np.round(self._score(hu[None])[0], DECIMALS)
+        scores = rounded(self._score(hu[None])[0])
         return tuple(
             FindingScore(name, float(score), threshold, _called(float(score), threshold))
             for name, score in zip(self.info.findings, scores, strict=True)
