@@ -18,6 +18,7 @@ from headct.errors import CheckpointError, HeadctError, LabelError, MismatchErro
 from headct.evaluate.collect import RunKey, collect
 from headct.evaluate.evaluation import EvaluationConfig, evaluate
 from headct.evaluate.headline import answers, opening
+from headct.evaluate.report import operating
 from headct.evaluate.results import read_results
 
 QUICK = EvaluationConfig(n_boot=60, min_positives=3)
@@ -172,6 +173,72 @@ def test_one_method_with_two_numbers_of_labels_is_one_arm_and_one_curve(
     evaluate(tasks, tmp_path / "eval", QUICK)
     assert {row["n_train"] for row in table(tmp_path / "eval", "metrics")} == {300}
     assert {row["n_train"] for row in table(tmp_path / "eval", "label_efficiency")} == {100, 300}
+
+
+def told(task: Path, **what: object) -> Path:
+    """A task whose task.json says something else."""
+    path = task / "task.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | what))
+    return task
+
+
+@pytest.fixture
+def two_numbers(make_task, cohort, tmp_path):
+    """A method with few labels, named first, and with all of them by two seeds."""
+    tasks = [
+        told(
+            make_task(
+                cohort, "probe", 1.0, seeds=(seed,), n_train=n_train, name=f"{n_train}-{seed}"
+            ),
+            seed=seed,
+            temperatures={"sdh": temperature},
+            thresholds={"sdh": temperature / 10, "iph": 0.5, "fracture": 0.5},
+            rule_out_thresholds={"sdh": temperature / 20},
+        )
+        for n_train, seed, temperature in ((100, 0, 4.0), (300, 1, 3.0), (300, 0, 2.0))
+    ]
+    chances = {"100-0": 0.1, "300-0": 0.2, "300-1": 0.4}
+    for task in tasks:
+        rows = [
+            {
+                "scan_id": f"c-{i}",
+                "patient_id": f"p-{i}",
+                "site": "hospital-a",
+                "finding": "sdh",
+                "average_precision": 2 * chances[task.name] + 0.1 * (i % 2),
+                "chance": chances[task.name],
+            }
+            for i in range(40)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), task / "retrieval.parquet")
+    evaluate(tasks, tmp_path / "eval", QUICK)
+    return tmp_path / "eval"
+
+
+def test_calibration_takes_the_temperature_of_the_run_whose_scores_it_takes(two_numbers):
+    rows = [row for row in table(two_numbers, "calibration") if row["finding"] == "sdh"]
+    assert [row["temperature"] for row in rows] == [2.0, 2.0]
+
+
+def test_each_task_is_summed_up_with_its_own_number_of_labels(two_numbers):
+    methods = json.loads((two_numbers / "evaluation.json").read_text())["methods"]
+    found = [(about["n_train"], about["n_positive"]["sdh"]) for about in methods]
+    assert found == [(100, 25), (300, 75), (300, 75)]
+
+
+def test_a_report_shows_the_thresholds_that_its_metrics_rest_on(two_numbers):
+    (row, *_) = operating(read_results(two_numbers), "probe")
+    assert (row["finding"], row["threshold"], row["rule_out"]) == ("sdh", 0.2, 0.1)
+
+
+def test_retrieval_is_of_the_most_labels_and_counts_a_case_of_two_seeds_once(two_numbers):
+    (row,) = table(two_numbers, "retrieval")
+    assert (row["n"], row["n_train"]) == (40, 300)
+    assert row["chance"] == pytest.approx(0.3)
+    assert row["map"] == pytest.approx(0.65)
+    half = 1.96 * 0.05 / 40**0.5  # 40 patients, each with the mean over its seeds
+    assert row["lo"] == pytest.approx(0.65 - half, abs=0.006)
+    assert row["hi"] == pytest.approx(0.65 + half, abs=0.006)
 
 
 def replaced(column: str, value: object, rows: slice = slice(0, 1)):

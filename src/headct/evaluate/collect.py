@@ -73,15 +73,17 @@ class Collection:
         findings: columns of all arrays.
         sites: internal ones first.
         tasks: task.json of each task, in the order given.
+        task_of: of which of these each run is.
         thresholds: scores that rule in and out, by run and finding; None: not known.
-        retrieval: rows of the kNN tasks, with their method.
+        retrieval: rows of the runs of kNN tasks.
     """
 
     findings: tuple[str, ...]
     sites: tuple[SiteScores, ...]
     tasks: tuple[TaskInfo, ...]
+    task_of: dict[RunKey, TaskInfo]
     thresholds: Thresholds
-    retrieval: tuple[dict[str, Any], ...] = ()
+    retrieval: dict[RunKey, list[dict[str, Any]]]
 
     @property
     def runs(self) -> list[RunKey]:
@@ -121,13 +123,10 @@ def collect(tasks: Sequence[Path]) -> Collection:
     ]
     parts.sort(key=lambda part: (not part.internal, part.site))
     thresholds = {run: _thresholds(infos[task]) for run, task in runs.items()}
-    retrieval = [
-        row | {"method": info.method, "seed": info.seed}
-        for folder, info in zip(tasks, infos, strict=True)
-        if (folder / RETRIEVAL).is_file()
-        for row in pq.read_table(folder / RETRIEVAL).to_pylist()
-    ]
-    return Collection(findings, tuple(parts), infos, thresholds, tuple(retrieval))
+    files = {run: tasks[task] / RETRIEVAL for run, task in runs.items()}
+    retrieval = {r: pq.read_table(f).to_pylist() for r, f in files.items() if f.is_file()}
+    task_of = {run: infos[task] for run, task in runs.items()}
+    return Collection(findings, tuple(parts), infos, task_of, thresholds, retrieval)
 
 
 def _thresholds(info: TaskInfo) -> dict[str, tuple[float | None, float | None]]:

@@ -109,7 +109,7 @@ def evaluate(
         "reliability": [row for found in estimates for row in reliability_rows(found)],
         "calibration": [row for found in estimates for row in calibration_rows(found, collection)],
         "retrieval": retrieval_rows(
-            collection, n_boot=config.n_boot, seed=config.seed, level=config.level
+            collection, arms, n_boot=config.n_boot, seed=config.seed, level=config.level
         ),
     }
     tables["subgroups"] = _subgroup_rows(collection, arms, config, store) if store else []
@@ -213,7 +213,7 @@ def _method(info: TaskInfo, collection: Collection) -> dict[str, Any]:
         *("method", "kind", "source", "bundle_hash", "seed", "threshold_specificity"),
         *("rule_out_sensitivity", "rule_out_thresholds", "temperatures"),
     )
-    runs = [run for run in collection.runs if run.method == info.method]
+    runs = [run for run, task in collection.task_of.items() if task is info]
     return {name: getattr(info, name) for name in shown} | {
         "pretrained": is_pretrained(info),
         "preprocessing_hash": info.preprocessing.hash,

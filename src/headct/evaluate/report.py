@@ -107,7 +107,7 @@ def render(
             carried=carried if len(sites) > 1 else [],
             carried_sites=list(sites),
             figures=_figures(results),
-            operating=_operating(results, lead),
+            operating=operating(results, lead),
             few=_few(results),
             ece=_calibration(results),
             subgroups=_subgroups(results, lead),
@@ -171,9 +171,15 @@ def _figures(results: Results) -> Row:
     }
 
 
-def _operating(results: Results, lead: str) -> list[Row]:
-    """Sensitivity and the rest at the two fixed thresholds, per finding and site."""
-    about = next(a for a in results.summary["methods"] if a["method"] == lead)
+def operating(results: Results, lead: str) -> list[Row]:
+    """Sensitivity and the rest at the two fixed thresholds, per finding and site.
+
+    The thresholds are those of the first seed of the labels that the metrics are of.
+    """
+    of = next(row for row in results.tables["metrics"] if row["method"] == lead)
+    about = min(
+        (a for a in results.summary["methods"] if _is_of(a, of)), key=lambda about: about["seed"]
+    )
     return [
         {
             "finding": finding,
@@ -189,6 +195,12 @@ def _operating(results: Results, lead: str) -> list[Row]:
         }
         for finding in results.findings
     ]
+
+
+def _is_of(about: Row, row: Row) -> bool:
+    """Whether a task is of the method and labels of a row of the table metrics."""
+    same = (about["method"], about["n_train"]) == (row["method"], row["n_train"])
+    return same and (row["k"] in about["k"] if row["k"] else not about["k"])
 
 
 def _calibration(results: Results) -> list[Row]:

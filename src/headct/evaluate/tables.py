@@ -104,13 +104,13 @@ def _spread(values: Floats) -> Row:
 def calibration_rows(found: SiteEstimates, collection: Collection) -> list[Row]:
     """Calibration error of the first seed of each method, before and after its temperatures."""
     site, rows = found.site, []
-    temperatures = {info.method: info.temperatures for info in reversed(collection.tasks)}
     for arm, (f, finding) in itertools.product(found.arms, enumerate(found.findings)):
-        scores = site.scores[arm.runs(site.scores)[0]][:, f]
+        run = arm.runs(site.scores)[0]
+        scores = site.scores[run][:, f]
         known = (site.y_true[:, f] != UNKNOWN) & np.isfinite(scores)
         if not known.any():
             continue
-        temperature = temperatures[arm.method].get(finding, 1.0)
+        temperature = collection.task_of[run].temperatures.get(finding, 1.0)
         raw = apply_temperature(scores[known], 1 / temperature)
         errors = [
             float(ScoredCases(site.y_true[known, f], s).metrics()["ece_error"][0])
@@ -122,24 +122,43 @@ def calibration_rows(found: SiteEstimates, collection: Collection) -> list[Row]:
     return rows
 
 
-def retrieval_rows(collection: Collection, *, n_boot: int, seed: int, level: float) -> list[Row]:
-    """Mean average precision of retrieval per method, site and finding; patients resampled."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in collection.retrieval:
-        groups.setdefault((row["method"], row["site"], row["finding"]), []).append(row)
+def retrieval_rows(
+    collection: Collection, arms: Sequence[Arm], *, n_boot: int, seed: int, level: float
+) -> list[Row]:
+    """Mean average precision of retrieval per method, site and finding; patients resampled.
+
+    Every case counts once, with its mean over the seeds of the arm; so does chance.
+    """
     rows = []
-    for (method, site, finding), found in sorted(groups.items()):
-        precision = np.array([row["average_precision"] for row in found])
-        _, patient = np.unique([row["patient_id"] for row in found], return_inverse=True)
+    for (arm, site, finding), cases in sorted(_retrieved(collection, arms).items()):
+        precision, chance = (
+            np.array([np.mean([row[name] for row in of_seeds]) for of_seeds in cases.values()])
+            for name in ("average_precision", "chance")
+        )
+        patients = [of_seeds[0]["patient_id"] for of_seeds in cases.values()]
+        _, patient = np.unique(patients, return_inverse=True)
         draws = [
             (precision @ weights) / weights.sum(axis=0)
             for _, weights in PatientBootstrap(patient, n_boot, seed).chunks()
         ]
         lo, hi = interval(np.concatenate(draws) if draws else np.empty(0), level)
-        about = {"method": method, "site": site, "finding": finding, "n": len(found)}
-        chance = found[0]["chance"]
-        rows.append(about | {"map": float(precision.mean()), "lo": lo, "hi": hi, "chance": chance})
+        about = {"method": arm.method, "n_train": arm.n_train, "site": site, "finding": finding}
+        found = {"n": len(cases), "map": float(precision.mean()), "lo": lo, "hi": hi}
+        rows.append(about | found | {"chance": float(chance.mean())})
     return rows
+
+
+def _retrieved(
+    collection: Collection, arms: Sequence[Arm]
+) -> dict[tuple[Arm, str, str], dict[str, list[Row]]]:
+    """By arm, site and finding: the rows of each scan, one per seed."""
+    groups: dict[tuple[Arm, str, str], dict[str, list[Row]]] = {}
+    for arm in arms:
+        for run in arm.runs(collection.retrieval):
+            for row in collection.retrieval[run]:
+                cases = groups.setdefault((arm, row["site"], row["finding"]), {})
+                cases.setdefault(row["scan_id"], []).append(row)
+    return groups
 
 
 def reliability_rows(found: SiteEstimates) -> list[Row]:
