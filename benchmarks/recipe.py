@@ -3,6 +3,7 @@
     python benchmarks/recipe.py --size tiny --work WORK                # 4 CPU-hours, 2 quiet cores
     python benchmarks/recipe.py --size small --work WORK --jobs 4      # one GPU
     python benchmarks/recipe.py --size tiny --work WORK --presets canonical --seeds 1 --draws 2
+    python benchmarks/recipe.py --size tiny --work WORK --presets tiny --scale 0.1  # trial
 
 Every part is a command of headct with a result in WORK: the same call goes on after any stop, and
 WORK/commands.jsonl says what each took. Pretrainings of one size get the same time: steps follow
@@ -31,7 +32,7 @@ import pyarrow.parquet as pq
 
 HEADCT = (sys.executable, "-c", "from headct.cli.app import main; main()")
 LABELS = 300
-COUNTS = ("n_train=900", "n_tune=100", "n_test=400", "n_external=400", "faults=false")
+COUNTS = {"n_train": 900, "n_tune": 200, "n_test": 400, "n_external": 400}
 NO_LAT, NO_CLS = "objective.lat.weight=0", "objective.cls={weight=0}"
 LAT = ("objective.lat.weight=0.5", "objective.lat.ramp=[0.1,0.3]")
 CLS = ("objective.cls.weight=0.5", "objective.cls.ramp=[0.1,0.3]")
@@ -164,22 +165,26 @@ class Matrix:
     size: Size
     n_seeds: int
     n_draws: int
+    scale: float
 
     @property
     def data(self) -> Path:
         return self.work / self.preset
 
     def render(self) -> Job:
-        counts = (*COUNTS, f"n_pool={self.size.n_pool}", f"pool_grid={self.size.grid}")
+        scaled = {**COUNTS, "n_pool": self.size.n_pool}
+        counts = [f"{name}={round(self.scale * n)}" for name, n in scaled.items()]
+        counts += [f"pool_grid={self.size.grid}", "faults=false"]
         sets = [word for count in counts for word in ("--set", count)]
         argv = ("phantom", "--preset", self.preset, "--output", "store", "--out", str(self.data))
         return Job(self.data / "labels.csv", (*argv, "--jobs", "2", *sets))
 
     def pretrainings(self) -> Iterator[Job]:
         for name, arm in self.size.arms.items():
+            steps = max(1, round(self.scale * self.size.steps(arm)))
             for seed in range(self.n_seeds):
                 run = self.data / "runs" / f"{name}-{seed}"
-                sets = (f"steps={self.size.steps(arm)}", f"batch={self.size.batch}", *arm.set)
+                sets = (f"steps={steps}", f"batch={self.size.batch}", *arm.set)
                 sets += (f"seed={seed}", "record.trackers=[]", "record.panel_every=0")
                 argv = ("pretrain", arm.recipe, "--store", str(self.data / "pool"))
                 argv += ("--out", str(run), *(w for s in sets for w in ("--set", s)))
@@ -205,10 +210,9 @@ class Matrix:
                 table = self.data / "features" / f"{name}-{number}.parquet"
                 yield self._task(f"probe-{name}", draw, "probe", "--features", str(table))
             ours = self._bundle("ours", seed)
-            yield self._task("finetune-ours", draw, "finetune", "--bundle", ours)
-            for net in ("vit", "cnn3d"):
-                start = ("--from-scratch", net, *(("--bundle", ours) if net == "vit" else ()))
-                yield self._task(f"scratch-{net}", draw, "finetune", *start)
+            yield self._tuned("finetune-ours", draw, "--bundle", ours)
+            yield self._tuned("scratch-vit", draw, "--from-scratch", "vit", "--bundle", ours)
+            yield self._tuned("scratch-cnn3d", draw, "--from-scratch", "cnn3d")
 
     def evaluation(self) -> Job:
         folders = [str(job.result.parent) for job in self.tasks()]
@@ -222,10 +226,15 @@ class Matrix:
     def _bundle(self, name: str, seed: int) -> str:
         return str(self.data / "runs" / f"{name}-{seed}" / "bundle")
 
+    def _tuned(self, name: str, draw: int, *start: str) -> Job:
+        short = () if self.scale == 1 else ("--set", f"steps={round(self.scale * 500)}")
+        return self._task(name, draw, "finetune", *start, *short)
+
     def _task(self, name: str, draw: int, verb: str, *how: str) -> Job:
         out = self.data / "tasks" / f"{name}-{draw}"
         where = ("--store", str(self.data / "store"), "--labels", str(self.data / "labels.csv"))
-        what = ("--n-labels", str(LABELS), "--seed", str(draw), "--name", name, "--out", str(out))
+        n_labels = str(round(self.scale * LABELS))
+        what = ("--n-labels", n_labels, "--seed", str(draw), "--name", name, "--out", str(out))
         return Job(out / "task.json", (verb, *where, *how, *what))
 
 
@@ -233,7 +242,8 @@ def table(matrix: Matrix) -> None:
     """Macro-AUROC of every method, and the differences with what is asked of them."""
     tables = matrix.evaluation().result.parent / "tables"
     rows = [r for r in pq.read_table(tables / "metrics.parquet").to_pylist() if _is_macro(r)]
-    print(f"\n{matrix.preset}, {LABELS} labels, macro-AUROC inside / outside (95 % by patient)")
+    n_labels = round(matrix.scale * LABELS)
+    print(f"\n{matrix.preset}, {n_labels} labels, macro-AUROC inside / outside (95 % by patient)")
     methods = dict.fromkeys(row["method"] for row in rows)
     for method in methods:
         print(f"  {method:18}" + " / ".join(_of(rows, method, inside) for inside in (True, False)))
@@ -264,6 +274,7 @@ def main() -> None:
     parser.add_argument("--arms", help="only these, of " + ", ".join(SIZES["tiny"].arms))
     parser.add_argument("--seeds", type=int, default=3, help="pretrainings per arm")
     parser.add_argument("--draws", type=int, default=6, help="draws of labels")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all counts and steps")
     parser.add_argument("--jobs", type=int, default=2, help="commands at once, a thread each")
     args = parser.parse_args()
     size = SIZES[args.size]
@@ -274,7 +285,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     run = Runner(args.work, args.jobs, threads=1)
     matrices = [
-        Matrix(args.work, preset, size, args.seeds, args.draws)
+        Matrix(args.work, preset, size, args.seeds, args.draws, args.scale)
         for preset in args.presets.split(",")
     ]
     run("phantoms", [m.render() for m in matrices], at_once=1)
