@@ -14,6 +14,7 @@ from headct.adapt.predictions import SCHEMA
 from headct.adapt.probe import ProbeConfig, draw_train, run_probe
 from headct.adapt.readout import fit_readout
 from headct.adapt.task import load_task, replacing_folder
+from headct.config import check
 from headct.errors import CheckpointError, LabelError, MismatchError, UsageError
 from headct.evaluate.collect import collect
 from headct.volume.preprocessing import PRESETS
@@ -164,6 +165,12 @@ def write_half_a_task(out):
     with replacing_folder(out) as folder:
         (folder / "half").write_text("x")
         raise OSError("disk")
+
+
+@pytest.mark.parametrize("shots", [(0,), (-1, 5), (2, 2), ()])
+def test_shots_that_cannot_be_drawn_are_refused(shots):
+    with pytest.raises(UsageError):
+        check({"shots": shots}, FewshotConfig, "recipe")
 
 
 def test_a_task_is_replaced_whole_and_other_folders_are_left_alone(tmp_path, table, labels):

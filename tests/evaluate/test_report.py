@@ -217,6 +217,18 @@ def test_one_method_at_one_site_makes_a_page_too(make_task, cohort, tmp_path):
     assert "nothing to compare" in text
 
 
+def test_a_site_without_positives_leaves_no_false_sentence_and_no_empty_curve(
+    make_task, cohort, tmp_path
+):
+    away = cohort.site != cohort.site[0]
+    cohort.truth[away] = np.minimum(cohort.truth[away], 0)
+    tasks = [make_task(cohort, "probe", n_train=n, name=f"probe-{n}") for n in (30, 300)]
+    evaluate(tasks, tmp_path / "eval", EvaluationConfig(n_boot=20))
+    text = render(read_results(tmp_path / "eval"))
+    assert "labelled train scans" in text
+    assert "carry over to the other" not in text
+
+
 def test_no_identifier_of_the_cohort_is_on_the_page(page, new_cohort):
     text, cohort = page.read_text(), new_cohort()
     assert not any(name in text for name in {*cohort.patient_id, *cohort.scan_id})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from headct.adapt.features import FeatureTable
 from headct.adapt.logistic import fit_logistic
@@ -36,14 +37,21 @@ FEWEST_DRAWS = 5
 class FewshotConfig(Config):
     """How shots are drawn and fitted."""
 
-    shots: tuple[int, ...] = (5, 10, 20)
-    """K: positives, and as many negatives, per finding."""
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(5, 10, 20), min_length=1)
+    """K: positives, and as many negatives, per finding; each K once."""
     n_draws: int = 5
     """Draws per K; the mean and spread over them is reported."""
     strength_c: float = 1e-3
     """Inverse strength of the L2 term: fixed beforehand, as K scans cannot choose it."""
     evenness: float = Field(default=0.5, ge=0, le=1)
     """As in the probe."""
+
+    @field_validator("shots")
+    @classmethod
+    def _each_once(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(shots)) < len(shots):
+            raise ValueError("a number of shots is there twice")
+        return shots
 
 
 def run_fewshot(

@@ -166,7 +166,7 @@ def fewshot(
     from headct.adapt.features import read_features
     from headct.adapt.fewshot import FewshotConfig, run_fewshot
 
-    chosen = [f"shots=[{shots}]"] if shots else []
+    chosen = [] if shots is None else [f"shots=[{shots}]"]
     config = _configured(FewshotConfig, [*(settings or []), *chosen])
     table = read_features(features)
     scans = _scans(store, table.scans)

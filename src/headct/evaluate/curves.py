@@ -118,9 +118,11 @@ def _curves(
     results: Results, rows: list[Row], x_of: Callable[[Row], float], name: str, title: str
 ) -> Markup:
     methods = list(dict.fromkeys(row["method"] for row in rows))
+    scored = {row["site"] for row in rows}  # too few positives at a site leave it without a mean
+    sites = [site for site in results.sites if site["site"] in scored]
     with styled():
-        figure, axes = new_figure(3.2, len(results.sites))
-        for axis, site in zip(axes, results.sites, strict=True):
+        figure, axes = new_figure(3.2, len(sites))
+        for axis, site in zip(axes, sites, strict=True):
             for method in methods:
                 mine = [r for r in rows if (r["site"], r["method"]) == (site["site"], method)]
                 mine.sort(key=x_of)

@@ -111,6 +111,8 @@ def _carries_over(results: Results, lead: str) -> Answer | None:
     if not inside or not outside:
         return None
     at_home, away = (results.metric(lead, s[0]["site"], MACRO, "auroc") for s in (inside, outside))
+    if not (at_home.defined and away.defined):
+        return None
     drop = at_home.value - away.value
     overlap: Verdict = "worse" if away.hi < at_home.lo else "noted"
     words = "less" if drop > 0 else "more"
