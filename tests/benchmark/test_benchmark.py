@@ -32,6 +32,7 @@ from headct.evaluate.results import read_results
 from headct.model.architecture import EncoderConfig
 from headct.model.bundle import save_bundle
 from headct.model.encoder import ViT3D
+from headct.store.store import open_store
 from headct.store.writer import StoreWriter
 from headct.volume.preprocessing import Preprocessing
 
@@ -329,6 +330,99 @@ def test_seeds_with_other_labels_unknown_are_one_method(both, tmp_path):
     means = [row for row in write_results(spec, tmp_path, []) if row["seed"] is None]
     assert {row["n_train"] for row in means} == {24}
     assert {row["n_seeds"] for row in means} == {3}
+
+
+def test_splits_that_are_not_given_are_the_same_for_all_seeds(both, tmp_path):
+    rows = list(csv.reader((both / "labels.csv").read_text().splitlines()))
+    with (both / "unsplit.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([row[:2] + row[3:] for row in rows])
+    text = SITES.replace("both.csv", "unsplit.csv").replace('train_sites = ["a", "b"]', "")
+    (both / "unsplit.toml").write_text("n_labels = [24]\nseeds = [1, 2]" + text)
+    spec = load_spec(both / "unsplit.toml")
+    assert run_matrix(spec, tmp_path, HERE) == []
+    tables = [pq.read_table(p) for p in sorted((tmp_path / "tasks").glob(f"*/{PREDICTIONS}"))]
+    tested = [
+        set(map(tuple, map(dict.values, t.select(["scan_id", "split"]).to_pylist())))
+        for t in tables
+    ]
+    assert tested[0] == tested[1]
+    assert tables[0]["y_score"] != tables[1]["y_score"], "train labels are drawn by seed"
+    assert {r["n_seeds"] for r in write_results(spec, tmp_path, []) if r["seed"] is None} == {2}
+
+
+def _identities(spec):
+    store = open_store(spec.store)
+    return {
+        job.name: benchmark_jobs.identity_of(
+            spec, store, benchmark_jobs.labels_of(spec, store), job
+        )
+        for job in spec.jobs()
+    }
+
+
+@pytest.mark.parametrize("change", ["recipe", "architecture", "site", "patient", "voxels"])
+def test_whatever_a_task_is_made_from_makes_it_anew(world, tmp_path, change):
+    shutil.copytree(world / "store", tmp_path / "store")
+    shutil.copytree(world / "small", tmp_path / "small")
+    shutil.copy(world / "labels.csv", tmp_path)
+    (tmp_path / "recipe.toml").write_text("steps = 2\n")
+    text = SPEC[: SPEC.index("[encoders.large]")] + (
+        '[methods.probe]\nverb = "probe"\n'
+        '[methods.scratch]\nverb = "scratch-vit"\nrecipe = "recipe.toml"\n'
+    )
+    (tmp_path / "spec.toml").write_text(text)
+    spec = load_spec(tmp_path / "spec.toml")
+    before = _identities(spec)
+    assert _identities(spec) == before
+    if change == "recipe":
+        (tmp_path / "recipe.toml").write_text("steps = 3\n")
+    elif change == "architecture":
+        shutil.rmtree(tmp_path / "small")
+        save_bundle(tmp_path / "small", ViT3D(ENCODER.model_copy(update={"depth": 1})), GRID)
+    elif change == "voxels":
+        replace_voxels(tmp_path / "store")
+    else:
+        rows = list(csv.reader((tmp_path / "labels.csv").read_text().splitlines()))
+        if change == "site":
+            rows[1][1] = "c"
+        else:  # two train scans turn out to be of one patient
+            rows = [[*row, "x" if n in (1, 2) else ""] for n, row in enumerate(rows)]
+            rows[0][-1] = "patient_id"
+        with (tmp_path / "labels.csv").open("w", newline="") as handle:
+            csv.writer(handle).writerows(rows)
+    after = _identities(spec)
+    changed = {name for name in before if before[name] != after[name]}
+    scratch = {name for name in before if name.startswith("scratch")}
+    assert changed == (scratch if change == "recipe" else set(before))
+
+
+def replace_voxels(store):
+    """The same scans with other voxels, as ingested again."""
+    manifest = open_store(store).manifest
+    shutil.rmtree(store)
+    with StoreWriter(store, GRID, shard_scans=64) as writer:
+        for n, row in enumerate(manifest.to_pylist()):
+            writer.append(np.full(GRID.shape_zyx, n, np.int16), row)
+
+
+def test_features_of_other_voxels_are_not_used(world, tmp_path):
+    shutil.copytree(world / "store", tmp_path / "store")
+    for name in ("labels.csv", "small"):
+        (tmp_path / name).symlink_to(world / name)
+    text = SPEC[: SPEC.index("[encoders.small]")] + (
+        '[encoders.histogram]\nfloor = "histogram"\n[methods.probe]\nverb = "probe"\n'
+    )
+    (tmp_path / "spec.toml").write_text(text)
+    encoding = Encoding(
+        load_spec(tmp_path / "spec.toml"), tmp_path / "out", "histogram", frozenset({"probe"})
+    )
+    prepare(encoding)
+    path = tmp_path / "out" / "features" / "histogram.parquet"
+    (first,) = read_features(path).vectors.values()
+    replace_voxels(tmp_path / "store")
+    prepare(encoding)
+    (second,) = read_features(path).vectors.values()
+    assert not np.array_equal(first, second)
 
 
 def test_the_report_shows_who_was_trained_where(both, tmp_path):

@@ -38,7 +38,8 @@ def prepare(encoding: Encoding) -> None:
     spec, out, name, verbs = encoding.spec, encoding.out, encoding.name, encoding.verbs
     encoder, store = spec.encoders[name], open_store(spec.store)
     bundle = load_bundle(encoder.bundle) if encoder.bundle else None
-    wanted = [encoder_identity(encoder), store.preprocessing.hash, list(store.scan_ids)]
+    voxels = store.manifest["hu_sha256"].to_pylist()
+    wanted = [encoder_identity(encoder), store.preprocessing.hash, list(store.scan_ids), voxels]
     identity = {"made from": hashlib.sha256(json.dumps(wanted).encode()).hexdigest()}
     about = out / "features" / f"{name}.json"
     if read_record(about) != identity:
@@ -74,11 +75,12 @@ def encoder_identity(encoder: EncoderSpec) -> str:
         return f"{load_bundle(encoder.bundle).hash} {encoder.random_init}"
     for file in (encoder.features, encoder.weights):
         if file is not None:
-            return _sha256(file)
+            return sha256_of(file)
     return f"{encoder.floor or encoder.encoder} {encoder.random_init}"
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """What tells the content of a file from another, 16 hex digits."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import pyarrow as pa
 
 from headct.adapt.attentive import AttentiveConfig, run_attentive
 from headct.adapt.features import read_features
@@ -27,7 +28,13 @@ from headct.adapt.start import Kind, Start
 from headct.adapt.task import TASK_JSON
 from headct.adapt.token_table import read_tokens
 from headct.atomic import write_json
-from headct.benchmark.encoders import encoder_identity, read_record, table_path, tokens_path
+from headct.benchmark.encoders import (
+    encoder_identity,
+    read_record,
+    sha256_of,
+    table_path,
+    tokens_path,
+)
 from headct.benchmark.spec import SCRATCH, BenchmarkSpec, Job
 from headct.config import Config, apply_overrides, check, load_recipe
 from headct.dicom.pseudonym import load_key
@@ -65,8 +72,8 @@ def do_job(work: Work) -> Failed | None:
     record = _record_of(work)
     try:
         store = open_store(spec.store)
-        labels = labels_of(spec, store, job.seed, job.train_site)
-        identity = _identity(spec, store, labels, job)
+        labels = labels_of(spec, store, job.train_site)
+        identity = identity_of(spec, store, labels, job)
         done = out / "tasks" / job.name
         if (done / TASK_JSON).is_file() and read_record(record) == identity:
             return None
@@ -97,21 +104,36 @@ def _record_of(work: Work) -> Path:
     return work.out / "jobs" / f"{work.job.name}.json"
 
 
-def _identity(spec: BenchmarkSpec, store: Store, labels: Labels, job: Job) -> dict[str, str]:
+def identity_of(spec: BenchmarkSpec, store: Store, labels: Labels, job: Job) -> dict[str, str]:
     """All that a task depends on."""
-    encoder = spec.encoders[job.encoder] if job.encoder else None
-    seen = [labels.scan_id.tolist(), labels.findings, labels.values.tolist(), labels.split.tolist()]
+    method, voxels = (
+        spec.methods[job.method],
+        store.manifest["hu_sha256"].take(pa.array(labels.row)),
+    )
+    columns = (labels.scan_id, labels.values, labels.split, labels.site, labels.patient_id)
+    seen = [labels.findings, *(column.tolist() for column in columns), voxels.to_pylist()]
     return {
         "job": job.name,
-        "method": spec.methods[job.method].model_dump_json(),
-        "encoder": encoder_identity(encoder) if encoder else "",
+        "method": method.model_dump_json(),
+        "recipe": sha256_of(method.recipe) if method.recipe else "",
+        "encoder": _encoder_of(spec, job),
         "labels": hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16],
         "preprocessing": store.preprocessing.hash,
     }
 
 
-def labels_of(spec: BenchmarkSpec, store: Store, seed: int, train_site: str = "") -> Labels:
+def _encoder_of(spec: BenchmarkSpec, job: Job) -> str:
+    """What identifies the encoder, or the architecture of a network with new weights."""
+    if job.encoder:
+        return encoder_identity(spec.encoders[job.encoder])
+    architecture = _start(spec, job).bundle
+    return architecture.hash if architecture else ""
+
+
+def labels_of(spec: BenchmarkSpec, store: Store, train_site: str = "") -> Labels:
     """The labels of a job: train and tune scans of the training site, test scans of all sites.
+
+    Splits that the table does not give are drawn once for all jobs, whatever their seeds.
 
     Raises:
         LabelError: the table cannot be used, or no train scan is of that site.
@@ -123,7 +145,6 @@ def labels_of(spec: BenchmarkSpec, store: Store, seed: int, train_site: str = ""
         findings=spec.findings or None,
         refused=refused_ids(store.path / ITEMS),
         allow_missing=spec.allow_missing,
-        seed=seed,
     )
     if not train_site:
         return labels

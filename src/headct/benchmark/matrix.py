@@ -43,7 +43,7 @@ def run_matrix(spec: BenchmarkSpec, out: Path, engine: Engine) -> list[Failed]:
     engine.check()
     todo = list(spec.jobs())
     for site in spec.train_sites or ("",):  # faults are said once, before hours of work
-        labels_of(spec, open_store(spec.store), 0, site)
+        labels_of(spec, open_store(spec.store), site)
     if needs_key(spec.labels):
         spec = spec.model_copy(update={"key": key_path(spec.key).absolute()})
     out = out.absolute()
