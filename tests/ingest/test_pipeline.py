@@ -202,6 +202,8 @@ class Stopping(StoreWriter):
         super().add(*args)
 
 if __name__ == "__main__":
+    # a job that a shell started in the background ignores Ctrl-C, and so would its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     pipeline.StoreWriter = partial(Stopping, shard_scans=2)
     demo = PRESETS["demo"]
     pipeline.ingest([Path(archive)], Path(out), demo, jobs=1, key_file=Path(key), site="north")
