@@ -7,7 +7,8 @@ ARCHIVE/  dicom/<site>/ST00001/...   CT series and everything else that lies in 
           truth/findings.parquet     every finding with side, place, stage, HU, volume
           truth/reports.csv          the same in the words of a radiology report
           truth/scans.parquet        every scan: day, midline shift, Evans index, CSF
-          truth/masks/<uid>.npz      where it is, on the grid of the series; or <uid>/*.nii.gz
+          truth/masks/<uid>.npz      where it is, on the grid of the series; or <uid>/*.nii.gz; or
+                                     <scan_id>.npz beside a store
           truth/pairs.csv            scans of one patient on one day by two scanners, if asked for
           truth/planted.csv          what was planted, and what ingest must say about it
           pool/                      store of unlabelled scans

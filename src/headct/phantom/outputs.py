@@ -67,7 +67,7 @@ def _dicom(job: StudyJob) -> Made:
     series, rendered, affine_zyx = rendered_series(job.preset, study)
     folder = arranged(study, series)
     if study.split is not None:
-        _write_masks(archive, series.header, rendered, affine_zyx)
+        _write_masks(archive, series.header.study_uid, rendered, affine_zyx)
     write_folder(archive, study, folder)
     record = _record(job, series.header, rendered)
     record["planted"] = [planted_row(study, series.header, *planted) for planted in folder.planted]
@@ -124,7 +124,7 @@ def _store(job: StudyJob) -> Made:
     rendered = render_scan(spec, grid.shape_zyx, affine, as_ingested=True)
     header = header_of(preset, study, spec)
     row = manifest_row(preset, spec, affine, header.study_uid)
-    _write_masks(Path(job.archive), header, rendered, affine)
+    _write_masks(Path(job.archive), row["scan_id"], rendered, affine)
     record = _record(job, header, rendered)
     if record["label"] is not None and record["scan"] is not None:
         about = {"scan_id": row["scan_id"], "patient_id": row["patient_id"]}
@@ -154,11 +154,11 @@ def _record(job: StudyJob, header: SeriesHeader, rendered: Rendered) -> StudyRec
 
 
 def _write_masks(
-    archive: Path, header: SeriesHeader, rendered: Rendered, affine_zyx: NDArray[np.float64]
+    archive: Path, name: str, rendered: Rendered, affine_zyx: NDArray[np.float64]
 ) -> None:
     """Masks of the findings that have a place, [z y x], with the affine of their own grid."""
     if rendered.masks:
-        path = archive / "truth" / "masks" / f"{header.study_uid}.npz"
+        path = archive / "truth" / "masks" / f"{name}.npz"
         with replacing(path) as aside, aside.open("wb") as handle:
             arrays: dict[str, Any] = dict(sorted(rendered.masks.items()))
             np.savez_compressed(handle, affine_zyx=affine_zyx, **arrays)
