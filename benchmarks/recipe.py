@@ -138,7 +138,6 @@ class Runner:
                 print(f"  {number}/{len(left)} {left[number - 1].result.parent.name}", flush=True)
 
     def _run(self, job: Job) -> None:
-        job.result.parent.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
         log = self.work / f"{job.argv[0]}-{abs(hash(job.argv)):x}.log"
         with log.open("wb") as out:
@@ -289,6 +288,9 @@ def main() -> None:
         for preset in args.presets.split(",")
     ]
     run("phantoms", [m.render() for m in matrices], at_once=1)
+    for folder in ("runs", "features", "tasks"):
+        for matrix in matrices:
+            (matrix.data / folder).mkdir(exist_ok=True)
     for what in ("pretrainings", "features", "tasks"):
         run(what, [job for m in matrices for job in getattr(m, what)()])
     run("evaluations", [m.evaluation() for m in matrices])
