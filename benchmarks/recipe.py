@@ -6,8 +6,9 @@
     python benchmarks/recipe.py --size tiny --work WORK --presets tiny --scale 0.1  # trial
 
 Every part is a command of headct with a result in WORK: the same call goes on after any stop, and
-WORK/commands.jsonl says what each took. Pretrainings of one size get the same time: steps follow
-from the milliseconds per scan in `ARMS`, measured side by side by `benchmarks/pretraining.py`.
+WORK/commands.jsonl says what each took. Pretrainings of one size get the same time: a step of each
+is timed side by side on this machine first (CPU seconds on a CPU), and WORK/ms_per_scan.json keeps
+what was found, so that a run that goes on has the steps that it had.
 
 Each draw of 300 labels is shared by all methods, and pretraining seed, new weights and order follow
 it (`draw % seeds`), so that an interval by patient is about the mean over draws and seeds.
@@ -29,6 +30,11 @@ from threading import Lock
 from typing import Any
 
 import pyarrow.parquet as pq
+from pretraining import Bench, measure, this_machine
+
+from headct.config import load_recipe
+from headct.train.recipe import PretrainRecipe
+from headct.volume.preprocessing import PRESETS
 
 HEADCT = (sys.executable, "-c", "from headct.cli.app import main; main()")
 LABELS = 300
@@ -47,10 +53,9 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A pretraining: recipe, changes to it, milliseconds of CPU (tiny) or GPU (small) per scan."""
+    """A pretraining: a recipe and changes to it."""
 
     recipe: str
-    ms: float
     set: tuple[str, ...] = ()
 
 
@@ -73,10 +78,6 @@ class Size:
     budget_s: float
     arms: dict[str, Arm]
 
-    def steps(self, arm: Arm) -> int:
-        """Steps that fit into the budget."""
-        return max(1, round(1000 * self.budget_s / arm.ms / self.batch))
-
 
 DEMO_FMCT = _faithful("demo", (6, 8, 6), 192, 3)
 SMALL_FMCT = _faithful("small", (12, 15, 12), 384, 6)
@@ -87,15 +88,13 @@ SIZES = {
         batch=16,
         budget_s=200,
         arms={
-            "ours": Arm("demo", 23, (NO_LAT, NO_CLS)),
-            "hidden-alone": Arm("demo", 21.5, ("objective.mae.visible_fraction=0", NO_LAT, NO_CLS)),
-            "with-lat": Arm("demo", 33, (*LAT, NO_CLS)),
-            "with-cls": Arm("demo", 33, (NO_LAT, *CLS)),
-            "joint": Arm("demo", 39, (*LAT, *CLS)),
-            "fmct-dino": Arm(
-                "fmct-dino", 141, (*DEMO_FMCT, "objective.cls.centring.n_prototypes=1024")
-            ),
-            "fmct-mae": Arm("fmct-mae", 48, (*DEMO_FMCT, "optim.lr=1e-3")),
+            "ours": Arm("demo", (NO_LAT, NO_CLS)),
+            "hidden-alone": Arm("demo", ("objective.mae.visible_fraction=0", NO_LAT, NO_CLS)),
+            "with-lat": Arm("demo", (*LAT, NO_CLS)),
+            "with-cls": Arm("demo", (NO_LAT, *CLS)),
+            "joint": Arm("demo", (*LAT, *CLS)),
+            "fmct-dino": Arm("fmct-dino", (*DEMO_FMCT, "objective.cls.centring.n_prototypes=1024")),
+            "fmct-mae": Arm("fmct-mae", (*DEMO_FMCT, "optim.lr=1e-3")),
         },
     ),
     "small": Size(
@@ -104,10 +103,10 @@ SIZES = {
         batch=64,
         budget_s=300,
         arms={
-            "ours": Arm("small", 2.0),
-            "pix-alone": Arm("small", 1.5, (NO_LAT, NO_CLS)),
-            "fmct-dino": Arm("fmct-dino", 6.0, (*SMALL_FMCT,)),
-            "fmct-mae": Arm("fmct-mae", 2.0, (*SMALL_FMCT, "optim.lr=1e-3")),
+            "ours": Arm("small"),
+            "pix-alone": Arm("small", (NO_LAT, NO_CLS)),
+            "fmct-dino": Arm("fmct-dino", (*SMALL_FMCT,)),
+            "fmct-mae": Arm("fmct-mae", (*SMALL_FMCT, "optim.lr=1e-3")),
         },
     ),
 }
@@ -139,7 +138,7 @@ class Runner:
 
     def _run(self, job: Job) -> None:
         started = time.perf_counter()
-        log = self.work / f"{job.argv[0]}-{abs(hash(job.argv)):x}.log"
+        log = self.work / f"{job.argv[0]}-{job.result.parent.name}-{job.result.stem}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [*HEADCT, *job.argv], stdout=out, stderr=out, env=self.environment
@@ -165,6 +164,7 @@ class Matrix:
     n_seeds: int
     n_draws: int
     scale: float
+    ms_per_scan: dict[str, float]
 
     @property
     def data(self) -> Path:
@@ -180,7 +180,8 @@ class Matrix:
 
     def pretrainings(self) -> Iterator[Job]:
         for name, arm in self.size.arms.items():
-            steps = max(1, round(self.scale * self.size.steps(arm)))
+            steps = 1000 * self.size.budget_s / self.ms_per_scan[name] / self.size.batch
+            steps = max(1, round(self.scale * steps))
             for seed in range(self.n_seeds):
                 run = self.data / "runs" / f"{name}-{seed}"
                 sets = (f"steps={steps}", f"batch={self.size.batch}", *arm.set)
@@ -237,6 +238,21 @@ class Matrix:
         return Job(out / "task.json", (verb, *where, *how, *what))
 
 
+def time_arms(size: Size, path: Path) -> dict[str, float]:
+    """Milliseconds per scan of every pretraining with all its terms on, timed once in a folder."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    machine = this_machine(threads=1)
+    for name, arm in size.arms.items():
+        if name not in found:
+            sets = (f"batch={size.batch}", *arm.set)
+            recipe = load_recipe(arm.recipe, PretrainRecipe, sets, builtin="headct.recipes")
+            row = measure(Bench(recipe, PRESETS[size.grid], machine), steps=4, compiled=False)
+            found[name] = row["ms_per_scan"]
+            print(f"  {name}: {found[name]} ms a scan", flush=True)
+            path.write_text(json.dumps(found))
+    return found
+
+
 def table(matrix: Matrix) -> None:
     """Macro-AUROC of every method, and the differences with what is asked of them."""
     tables = matrix.evaluation().result.parent / "tables"
@@ -283,8 +299,9 @@ def main() -> None:
         size = Size(size.grid, size.n_pool, size.batch, size.budget_s, arms)
     args.work.mkdir(parents=True, exist_ok=True)
     run = Runner(args.work, args.jobs, threads=1)
+    ms_per_scan = time_arms(size, args.work / "ms_per_scan.json")
     matrices = [
-        Matrix(args.work, preset, size, args.seeds, args.draws, args.scale)
+        Matrix(args.work, preset, size, args.seeds, args.draws, args.scale, ms_per_scan)
         for preset in args.presets.split(",")
     ]
     run("phantoms", [m.render() for m in matrices], at_once=1)
