@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from headct.phantom.exact import power
 from headct.phantom.fields import Floats, Xyz
 from headct.phantom.profile import PhantomPreset
 from headct.phantom.vessels import Arteries, draw_arteries
@@ -161,8 +162,7 @@ def vault_distance(x: Floats, y: Floats, z: Floats) -> tuple[Floats, Floats, Flo
     narrow = np.float32(1) / (np.float32(a) - y * np.float32(0.09 * a / 86))
     sx = x * narrow
     sx *= sx
-    sy = np.abs(y) * np.float32(1 / b)
-    sy **= np.float32(BLUNT)
+    sy = power(np.abs(y) * np.float32(1 / b), BLUNT)
     sz = z * np.float32(1 / c)
     sz *= sz
     inner = sx + sy + sz

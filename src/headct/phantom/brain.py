@@ -8,6 +8,7 @@ import numpy as np
 
 from headct.phantom.anatomy import VAULT_RADII_MM, Brain
 from headct.phantom.canvas import Canvas
+from headct.phantom.exact import power
 from headct.phantom.fields import (
     LINEAR_BELOW_MM,
     Floats,
@@ -151,7 +152,7 @@ def _sulci(canvas: Canvas, maps: HeadMaps, brain: Brain) -> tuple[Floats, Floats
     radius2 = (
         (x * np.float32(1 / a)) ** 2 + (y * np.float32(1 / b)) ** 2 + (z * np.float32(1 / c)) ** 2
     )
-    stretch = np.exp(np.log(radius2 + np.float32(0.02)) * np.float32(-INWARD / 2))
+    stretch = power(radius2 + np.float32(0.02), -INWARD / 2)
     at = NoiseLookup(
         x * stretch,
         y * stretch,

@@ -32,9 +32,9 @@ def band_noise(name: str, wavelength_mm: float) -> Floats:
         wavelength_mm: centre of the band; its sd is a fifth of its frequency.
     """
     rng = np.random.default_rng([*name.encode(), NOISE_VOXELS])
-    white = rng.standard_normal((NOISE_VOXELS,) * 3, dtype=np.float32)
-    frequency = np.fft.fftfreq(NOISE_VOXELS, NOISE_MM).astype(np.float32)
-    half = np.fft.rfftfreq(NOISE_VOXELS, NOISE_MM).astype(np.float32)
+    white = rng.standard_normal((NOISE_VOXELS,) * 3, dtype=np.float32).astype(np.float64)
+    frequency = np.fft.fftfreq(NOISE_VOXELS, NOISE_MM)
+    half = np.fft.rfftfreq(NOISE_VOXELS, NOISE_MM)
     radius = np.sqrt(
         frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + half[None, None, :] ** 2
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from headct.phantom.anatomy import Anatomy, Skull, vault_distance
 from headct.phantom.canvas import Box, Canvas
+from headct.phantom.exact import exp
 from headct.phantom.fields import (
     LINEAR_BELOW_MM,
     Floats,
@@ -89,7 +90,7 @@ def _thickness(skull: Skull, y: Floats, sx: Floats, sy: Floats, sz: Floats) -> F
 def _hyperostosis(canvas: Canvas, height_mm: float) -> Floats:
     side = np.abs(canvas.x) - np.float32(24)
     distance2 = side**2 + (canvas.y - np.float32(72)) ** 2 + (canvas.z - np.float32(18)) ** 2
-    height: Floats = np.float32(height_mm) * np.exp(distance2 * np.float32(-1 / (2 * 18**2)))
+    height: Floats = np.float32(height_mm) * exp(distance2 * np.float32(-1 / (2 * 18**2)))
     return height
 
 
@@ -98,7 +99,7 @@ def _skull_base(x: Floats, y: Floats) -> Floats:
     side = np.minimum(np.abs(x), np.float32(55))
     middle = smooth_step(np.add(y, side * np.float32(0.35)), -9, 1)
     front = smooth_step(np.subtract(y, side * np.float32(0.4)), 12, 26)
-    sella = np.exp((x * np.float32(1 / 13)) ** 2 * np.float32(-1)) * (middle - front)
+    sella = exp((x * np.float32(1 / 13)) ** 2 * np.float32(-1)) * (middle - front)
     floor: Floats = -60 + 18 * middle + 20 * front + 13 * sella
     return floor
 
@@ -117,7 +118,7 @@ def _paint_soft_tissue(
         bump = np.zeros((), np.float32)
         for c, c0 in zip((x, y, z), centre, strict=True):
             bump = bump + (c - np.float32(c0)) ** 2
-        head -= np.float32(height) * np.exp(bump * np.float32(-1 / (2 * 17**2)))
+        head -= np.float32(height) * exp(bump * np.float32(-1 / (2 * 17**2)))
     low = canvas.box((0, 20, -80), (100, 140, 75))
     if low is not None:
         head[low] = _face(canvas.part(low), skull, head[low])

@@ -8,6 +8,7 @@ import numpy as np
 
 from headct.phantom.brain import Compartments
 from headct.phantom.canvas import Box, Canvas
+from headct.phantom.exact import power
 from headct.phantom.fields import Floats, Xyz, ellipsoid, occupancy, paint, smooth_step
 from headct.phantom.findings import (
     Bleed,
@@ -84,7 +85,7 @@ def collection_share(part: Canvas, depth: Floats, lesion: Collection) -> Floats:
         lesion: what is painted.
     """
     rho = distance(part.x, part.y, part.z, lesion.centre) * np.float32(1 / lesion.radius_mm)
-    d = depth - np.float32(lesion.thickness_mm) * (1 - rho**lesion.exponent)
+    d = depth - np.float32(lesion.thickness_mm) * (1 - power(rho, lesion.exponent))
     if lesion.finding == "sdh":
         sign = np.float32(1 if lesion.side == "right" else -1)
         d = np.maximum(d, 2 - part.x * sign)

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from headct.phantom.canvas import Canvas
+from headct.phantom.exact import arctan2, cos, exp
 from headct.phantom.fields import Floats, Xyz, ellipsoid, occupancy, paint
 from headct.phantom.site import SiteProfile
 
@@ -108,7 +109,7 @@ def add_streaks(
     level = superior - anterior * slope
     for number, streak in enumerate(streaks):
         away = level - np.float32(streak.centre[2] - streak.centre[1] * slope)
-        weight = np.exp((away * np.float32(1 / streak.half_mm)) ** 2 * np.float32(-0.5))
+        weight = exp((away * np.float32(1 / streak.half_mm)) ** 2 * np.float32(-0.5))
         near = weight.reshape(weight.shape[0], -1).max(axis=1) > 0.02
         rows = np.flatnonzero(np.broadcast_to(near, hu.shape[:1]))
         if not rows.size:
@@ -122,10 +123,10 @@ def add_streaks(
 
 def _rays(anterior: Floats, right: Floats, streak: Streak) -> Floats:
     y, x = anterior - np.float32(streak.centre[1]), right - np.float32(streak.centre[0])
-    angle = np.arctan2(y, x)
+    angle = arctan2(y, x)
     waves = np.zeros((), np.float32)
     for periods, phase in zip(RAYS, streak.phases, strict=True):
-        waves = waves + np.cos(angle * np.float32(periods) + np.float32(phase))
+        waves = waves + cos(angle * np.float32(periods) + np.float32(phase))
     waves = waves * np.float32((2 / len(RAYS)) ** 0.5)
     fall = np.float32(streak.strength_hu * (DEFINED_AT_MM + CORE_MM))
     rays: Floats = waves * fall / (np.sqrt(x * x + y * y) + np.float32(CORE_MM))
@@ -142,5 +143,5 @@ def _shadow(anterior: Floats, right: Floats, one: Streak, other: Streak) -> Floa
     y, x = anterior - np.float32(y0), right - np.float32(x0)
     along, across = x * ux + y * uy, y * ux - x * uy
     between = np.clip(np.minimum(along, np.float32(length) - along) * np.float32(0.2) + 1, 0, 1)
-    band: Floats = np.exp((across * np.float32(1 / 4)) ** 2 * np.float32(-1)) * between
+    band: Floats = exp((across * np.float32(1 / 4)) ** 2 * np.float32(-1)) * between
     return band * np.float32(1.2 * one.strength_hu)

@@ -102,7 +102,10 @@ class Shortcut(Config):
 
 
 class PhantomPreset(Config):
-    """How large and how hard an archive is; defaults are the `base` preset."""
+    """How large and how hard an archive is.
+
+    Defaults are those of no preset: sites as their profiles say, lesions as large as in BHSD.
+    """
 
     sites: tuple[str, ...] = ("hospital-a", "hospital-b")
     """Site profiles: names of built-in ones, or paths of TOML files."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headct.errors import GeometryError
 from headct.phantom.brain import Compartments, paint_brain
 from headct.phantom.canvas import Canvas
+from headct.phantom.exact import weighted
 from headct.phantom.fields import Floats, lattice_nodes, upsampling
 from headct.phantom.findings import displacement
 from headct.phantom.head import AIR_HU as OUTSIDE_HU
@@ -135,6 +136,13 @@ def _scanned(spec: ScanSpec, grid: Grid) -> NDArray[np.bool_]:
     return np.asarray((level >= -a.below_mm) & (level <= highest_mm(spec)))
 
 
+def _in_plane(lattice: Floats, up: list[Floats]) -> Floats:
+    """Nodes [3 z y x] of a lattice, in plane interpolated to all voxels: [z 3 y x]."""
+    columns = weighted(up[2], np.ascontiguousarray(lattice.transpose(3, 2, 1, 0)))
+    rows = weighted(up[1], np.ascontiguousarray(columns.swapaxes(0, 1)))
+    return np.ascontiguousarray(rows.transpose(2, 3, 0, 1))
+
+
 class _Painting:
     """The state of one rendering: sub-slices, the smooth map, what has been painted."""
 
@@ -175,14 +183,14 @@ class _Painting:
         n_out, n_sub = self.average.shape
         if n_out == n_sub and np.array_equal(self.average, np.eye(n_out)):
             return values
-        return (self.average @ values.reshape(n_sub, -1)).reshape(n_out, *self.shape[1:])
+        return weighted(self.average, values)
 
     def paint(self, table: bool) -> None:
         """Paint block by block, with or without the table."""
         maps, margin = self._lattice()
         steps = self._steps()
         up = [upsampling(n, step) for n, step in zip(self.shape, steps, strict=True)]
-        maps = [up[1] @ (m @ up[2].T) for m in maps]
+        maps = [_in_plane(m, up) for m in maps]
         thickness = max(1, BLOCK_VOXELS // (self.shape[1] * self.shape[2]))
         index_from_head = self._index_from_head()
         blur_mm = float(np.cbrt(self.spacing.prod()))
@@ -190,10 +198,7 @@ class _Painting:
             rows = slice(start, min(start + thickness, self.shape[0]))
             here = index_from_head.copy()
             here[0, 3] -= start
-            fine = [
-                tuple((up[0][rows] @ m.reshape(3, m.shape[1], -1)).reshape(3, -1, *self.shape[1:]))
-                for m in maps
-            ]
+            fine = [weighted(up[0][rows], m).swapaxes(0, 1) for m in maps]
             (x, y, z), (xb, yb, zb) = fine[0], fine[-1]
             canvas = Canvas(self.hu[rows], x, y, z, xb, yb, zb, blur_mm, here, margin)
             self._paint_block(canvas, start)
@@ -228,7 +233,8 @@ class _Painting:
     def _measure(self, parts: Compartments, start: int) -> None:
         weights = self.weights[start : start + parts.csf.shape[0]] * self.voxel_ml
         outside, within = (
-            float(share.sum(axis=(1, 2)) @ weights) for share in (parts.csf, parts.ventricle)
+            float((share.sum(axis=(1, 2)) * weights).sum())
+            for share in (parts.csf, parts.ventricle)
         )
         self.csf_ml = (self.csf_ml[0] + outside, self.csf_ml[1] + within)
 
@@ -244,7 +250,7 @@ class _Painting:
         z, y, x = (slice(s.start + o, s.stop + o) for s, o in zip(box, offset, strict=True))
         if self.scanned is not None:
             values = values * self.scanned[z, y, x]
-        total = float(values.sum(axis=(1, 2)) @ self.weights[z]) * self.voxel_ml
+        total = float((values.sum(axis=(1, 2)) * self.weights[z]).sum()) * self.voxel_ml
         self.volume_ml[finding] = self.volume_ml.get(finding, 0.0) + total
         if self.masks:
             kept = self.shares.setdefault(finding, np.zeros(self.shape, np.float32))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from headct.phantom.acquisition import Acquisition, Ghost, Table
+from headct.phantom.exact import cos, exp
 from headct.phantom.fields import Floats, occupancy, paint
 from headct.phantom.metal import Streak, add_streaks
 
@@ -73,7 +74,7 @@ def apply_scanner(
         np.float32(1e-4)
     )
     radius2 = np.minimum(radius2, 1)
-    base = np.exp(((grid.superior - np.float32(cz - 42)) * np.float32(1 / 12)) ** 2 * -1)
+    base = exp(((grid.superior - np.float32(cz - 42)) * np.float32(1 / 12)) ** 2 * -1)
     hu += np.maximum(hu, -200) * np.float32(a.gain - 1)
     hu += np.float32(a.cupping_hu) * (radius2 - np.float32(0.5)) + np.float32(a.offset_hu)
     hu -= np.float32(a.streak_hu) * base * _petrous_band(grid, cx, cy)
@@ -89,9 +90,9 @@ def apply_scanner(
 
 
 def _petrous_band(grid: Grid, cx: float, cy: float) -> Floats:
-    across = np.exp(((grid.anterior - np.float32(cy - 20)) * np.float32(1 / 9)) ** 2 * -1)
-    between = np.exp(((grid.right - np.float32(cx)) * np.float32(1 / 32)) ** 4 * -1)
-    stripes = 1 + np.float32(0.5) * np.cos((grid.anterior - np.float32(cy)) * np.float32(0.9))
+    across = exp(((grid.anterior - np.float32(cy - 20)) * np.float32(1 / 9)) ** 2 * -1)
+    between = exp(-((((grid.right - np.float32(cx)) * np.float32(1 / 32)) ** 2) ** 2))
+    stripes = 1 + np.float32(0.5) * cos((grid.anterior - np.float32(cy)) * np.float32(0.9))
     band: Floats = across * between * stripes
     return band
 
