@@ -105,6 +105,26 @@ def test_ingest_knows_the_patients_of_a_nifti_archive(
     assert len({name for ids in patients.values() for name in ids}) == len(patients) < len(files)
 
 
+def test_a_rescan_in_nifti_is_of_the_same_patient(tmp_path: Path) -> None:
+    few = {"n_train": 0, "n_tune": 0, "n_external": 1, "repeat_fraction": 0.0}
+    preset = PRESET.model_copy(update=few | {"output": "nifti", "rescanned_fraction": 1.0})
+    write_archive(preset, tmp_path, n_workers=1)
+    key = tmp_path / "key"
+    load_key(key)
+    ingest([tmp_path / "nifti"], tmp_path / "store", PRESETS["demo"], jobs=0, key_file=key)
+    manifest = open_store(tmp_path / "store").manifest.to_pylist()
+    assert len(manifest) == 5, "two patients twice, one of the other site"
+    patients = [row["patient_id"] for row in manifest]
+    assert sorted(patients.count(name) for name in set(patients)) == [1, 2, 2]
+    assert len({row["study_id"] for row in manifest}) == 5
+    listed = [
+        line.split("\t")[0]
+        for table in (tmp_path / "nifti").glob("*/participants.tsv")
+        for line in table.read_text().splitlines()[1:]
+    ]
+    assert len(listed) == len(set(listed)) == 3
+
+
 def test_masks_of_a_nifti_archive_lie_on_its_scans(archives: dict[Output, Path]) -> None:
     archive, n_masks = archives["nifti"], 0
     for row in rows(archive / "nifti" / "nifti.csv"):

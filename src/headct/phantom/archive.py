@@ -219,15 +219,16 @@ def _write_tables(
     files = [record["nifti"] for record in records if record["nifti"]]
     if files:
         write_text(folder / "nifti" / "nifti.csv", _csv(NIFTI_COLUMNS, files))
-        _write_participants(folder / "nifti", scans)
+        _write_participants(folder / "nifti", list(zip(files, scans, strict=True)))
     labels = [record["label"] for record in records if record["label"]]
     write_text(folder / LABELS, _csv(LABEL_COLUMNS[preset.output], labels))
 
 
-def _write_participants(folder: Path, scans: list[dict[str, Any]]) -> None:
-    """participants.tsv of each site, as in BIDS; age at the first scan."""
-    for site in dict.fromkeys(row["site"] for row in scans):
-        here = [row for row in reversed(scans) if row["site"] == site]
+def _write_participants(folder: Path, scans: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """participants.tsv of each site's data set, as in BIDS; age at the first scan."""
+    data_sets = [(file["file"].split("/")[0], row) for file, row in scans]
+    for site in dict.fromkeys(name for name, _ in data_sets):
+        here = [row for name, row in reversed(data_sets) if name == site]
         first = {row["patient_id"]: row for row in here}
         rows = [
             {"participant_id": f"sub-{name}", "age": row["age_years"], "sex": row["sex"]}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from headct.atomic import replacing, write_text
 from headct.phantom.dicom import SeriesHeader
 from headct.phantom.folders import arranged, write_folder
-from headct.phantom.plan import Study
+from headct.phantom.plan import Study, archive_sites
 from headct.phantom.pool import PoolScan, manifest_row
 from headct.phantom.profile import Output, PhantomPreset
 from headct.phantom.render import Rendered, canonical_affine, render_scan
@@ -78,7 +78,7 @@ def _nifti(job: StudyJob) -> Made:
     """The voxels and axes of the DICOM series in one file, and each mask on the same grid."""
     study, archive = job.study, Path(job.archive)
     series, rendered, affine_zyx = rendered_series(job.preset, study)
-    header, file = series.header, _bids_path(study)
+    header, file = series.header, _bids_path(job.preset, study)
     path = archive / "nifti" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.with_name(path.name.replace(".nii.gz", ".json")), _sidecar(header))
@@ -93,10 +93,16 @@ def _nifti(job: StudyJob) -> Made:
     return Made(record)
 
 
-def _bids_path(study: Study) -> str:
-    """Where BIDS looks for a scan: each site is a data set, each scan of a patient a session."""
-    subject, session = f"sub-{study.patient.patient_id}", f"ses-{study.scan + 1}"
-    return f"{study.site}/{subject}/{session}/ct/{subject}_{session}_ct.nii.gz"
+def _bids_path(preset: PhantomPreset, study: Study) -> str:
+    """Where BIDS looks for a scan: each site is a data set, each scan of a patient a session.
+
+    A scan that another site made of a patient is a session in the patient's own data set: a
+    subject of another one would be another person.
+    """
+    home = archive_sites(preset)[study.home_index].name
+    subject = f"sub-{study.patient.patient_id}"
+    session = f"ses-{study.scan + 1}{'rescan' if study.rescan else ''}"
+    return f"{home}/{subject}/{session}/ct/{subject}_{session}_ct.nii.gz"
 
 
 def _sidecar(header: SeriesHeader) -> str:
