@@ -4,7 +4,7 @@
 
 The grid that is found is compared with the one on the same head in a scanner where it is neither
 turned nor shifted: angle between them, and distance of their middles. Poses are those of
-`base` (sd 5 to 9 degrees of nod) for both; heads are deformed by 2.5 mm (`base`) or 1.2 mm
+the sites (sd 5 to 9 degrees of nod) for both; heads are deformed by 2 mm (`base`) or 1.5 mm
 (`canonical`), so that a head's own axes are themselves defined to about one degree only.
 """
 
