@@ -62,7 +62,8 @@ def to_hu(stored: Int16, header: Header) -> None:
         np.copyto(stored, np.rint(hu).clip(-32768, 32767).astype(np.int16))
     elif intercept:
         np.add(stored, np.int16(intercept), out=stored)
-    np.maximum(stored, np.int16(AIR_HU), out=stored)
+    # a row of the number: many times faster than the number
+    np.maximum(stored, np.full(stored.shape[-1], AIR_HU, np.int16), out=stored)
     if padded is not None:
         stored[padded] = AIR_HU
 

@@ -110,14 +110,15 @@ def open_array(folder: Path) -> ts.TensorStore:
 def create_array(folder: Path, info: StoreInfo) -> ts.TensorStore:
     """A new hu.zarr with no scans.
 
-    Chunks carry a CRC-32C; shards are blosc zstd bitshuffle, about 7 times smaller than int16.
+    Chunks carry a CRC-32C; shards are blosc zstd of shuffled bytes, 4 to 5 times smaller than
+    int16: smaller and faster to read than with shuffled bits.
     """
     scan = list(info.preprocessing.shape_zyx)
     codecs = [
         {"name": "bytes", "configuration": {"endian": "little"}},
         {
             "name": "blosc",
-            "configuration": {"cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "typesize": 2},
+            "configuration": {"cname": "zstd", "clevel": 5, "shuffle": "shuffle", "typesize": 2},
         },
         {"name": "crc32c"},
     ]

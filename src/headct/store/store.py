@@ -107,10 +107,13 @@ class Store:
         if outside:
             raise StoreError(f"the store has {len(self)} rows, no row {outside[0]}")
         hu = np.empty((len(rows), *self.preprocessing.shape_zyx), np.int16)
-        reads = [self._array[int(row)].read() for row in rows]
+        # straight into their place, without an array of its own for each
+        reads = [
+            ts.array(out).write(self._array[int(row)]) for out, row in zip(hu, rows, strict=True)
+        ]
         for index, (row, read) in enumerate(zip(rows, reads, strict=True)):
             try:
-                hu[index] = read.result()
+                read.result()
             except (ValueError, RuntimeError) as error:
                 raise self._damaged(row) from error
             if verify and hu_sha256(hu[index]) != self._shas[row]:

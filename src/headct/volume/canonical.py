@@ -11,6 +11,7 @@ from scipy import ndimage
 from headct.dicom.reasons import Reason
 from headct.errors import GeometryError, Refusal
 from headct.volume.head import Head, find_head
+from headct.volume.masks import box_of
 from headct.volume.pose import find_pose, in_own_frame
 from headct.volume.preprocessing import Preprocessing
 from headct.volume.resample import (
@@ -55,11 +56,20 @@ def to_canonical(volume: Volume, preprocessing: Preprocessing, head: Head | None
     placed, to_aligned, pose = _placed(head, preprocessing)
     target = np.linalg.inv(to_aligned) @ canonical_affine(placed, preprocessing)
     shape = preprocessing.shape_zyx
-    kept = _kept(head, target, shape)
     is_turned = placed is not head
-    out = (resample_turned if is_turned else resample)(hu, native, target, shape)
-    np.copyto(out, np.float32(AIR_HU), where=~kept)
-    np.rint(out, out=out).clip(MIN_HU, MAX_HU, out=out)
+    out = np.full(shape, AIR_HU, np.int16)
+    kept = _kept(head, target, shape)
+    box = box_of(kept)
+    if box is not None:
+        corner = np.eye(4)
+        corner[:3, 3] = [part.start for part in box]
+        inside = kept[box]
+        if is_turned:
+            resampled = resample_turned(hu, native, target @ corner, inside.shape)
+        else:
+            resampled = resample(hu, native, target @ corner, inside.shape, inside)
+        np.rint(resampled, out=resampled).clip(MIN_HU, MAX_HU, out=resampled)
+        np.copyto(out[box], resampled, where=inside, casting="unsafe")
     flags = (str(Reason.POSE_UNSURE),) if pose.get("kind") == "scanner" else ()
     return volume.with_step(
         {
@@ -73,7 +83,7 @@ def to_canonical(volume: Volume, preprocessing: Preprocessing, head: Head | None
             "size_mm_zyx": list(placed.size_mm_zyx),
         }
         | ({"pose": pose} if pose else {}),
-        hu=out.astype(np.int16),
+        hu=out,
         affine_zyx=target,
         flags=volume.flags + flags,
     )

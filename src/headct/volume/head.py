@@ -9,9 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from headct.volume.extent import cranium_box, vertex
+from headct.volume.masks import (
+    Mask,
+    between,
+    box_of,
+    dilated,
+    dilated_by_box,
+    dilated_within,
+    eroded_by_box,
+)
 from headct.volume.volume import Zyx
-
-Mask = NDArray[np.bool_]
 
 TISSUE_HU = -300
 """Between fat and the foam of a headrest."""
@@ -28,11 +36,7 @@ BRAIN_MM = 40.0
 BONE_PIECE_CM3 = 5.0
 CLEAR_MM = 3.0
 """Air around the head that is kept as scanned."""
-CRANIUM_MM = 100.0
-"""The box looks at this much below the vertex: cranium only, alike in every coverage."""
 WORK_SPACING_MM = 3.5
-CAP_CM2 = 60.0
-"""Sections smaller than this belong to the cap at the vertex."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +44,7 @@ class Head:
     """The head in one volume.
 
     Attributes:
-        hu: [z y x], the volume on a thinned-out grid; a view.
+        hu: [z y x], the volume on a thinned-out grid.
         affine_zyx: of that grid, to world mm.
         mask: True is head.
         surround: the head and the air next to it, True is kept in the canonical volume.
@@ -78,29 +82,37 @@ def find_head(hu: NDArray[Any], affine_zyx: NDArray[np.float64]) -> Head | None:
         affine_zyx: to world mm; shear from gantry tilt is fine.
     """
     strides = _strides(affine_zyx)
-    thin = hu[tuple(slice(s // 2, None, s) for s in strides)]
+    thin = np.ascontiguousarray(hu[tuple(slice(s // 2, None, s) for s in strides)])
     affine = affine_zyx @ _stride_matrix(strides)
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    cavity = _cavity(thin > BONE_HU, spacing_mm)
-    couch = _couch(thin > TISSUE_HU, cavity)
-    tissue = (thin > TISSUE_HU) & ~couch
-    skull = _outline(_head_bones((thin > BONE_HU) & ~couch, spacing_mm))
+    shown: Mask = np.any(thin > TISSUE_HU, axis=0)
+    box = box_of(shown, margin=1)
+    if box is None:
+        return None
+    every = (slice(None), *box)
+    found = _masks(thin[every], np.linalg.norm(affine[:3, :3], axis=0))
+    if found is None:
+        return None
+    whole = np.zeros((len(found), *thin.shape), bool)
+    for out, part in zip(whole, found, strict=True):
+        out[every] = part
+    core, mask, surround, cavity = whole
+    vertex_mm = vertex(mask, affine)
+    centre_mm, size_mm = cranium_box(core, affine, vertex_mm)
+    return Head(thin, affine, mask, surround, cavity, vertex_mm, centre_mm, size_mm)
+
+
+def _masks(thin: NDArray[Any], spacing_mm: NDArray[np.float64]) -> tuple[Mask, ...] | None:
+    """Solid core, head, surround and cavity, in a volume that is cut to its tissue in the plane."""
+    dense, solid = thin > BONE_HU, thin > TISSUE_HU
+    cavity = _cavity(dense, spacing_mm)
+    couch = _couch(solid, cavity)
+    tissue = solid & ~couch
+    skull = _outline(_head_bones(dense & ~couch, spacing_mm))
     core = _largest(skull | _opened(tissue, spacing_mm))
     if core is None:
         return None
     mask = _with_pieces(_with_scalp(core, skull, tissue, spacing_mm), skull, tissue, spacing_mm)
-    vertex_mm = _vertex(mask, affine)
-    centre_mm, size_mm = _cranium_box(core, affine, vertex_mm)
-    return Head(
-        hu=thin,
-        affine_zyx=affine,
-        mask=mask,
-        surround=_grown(mask, spacing_mm) & ~couch,
-        cavity=cavity & mask,
-        vertex_mm=vertex_mm,
-        centre_mm_yx=centre_mm,
-        size_mm_zyx=size_mm,
-    )
+    return core, mask, _grown(mask, spacing_mm) & ~couch, cavity & mask
 
 
 def _strides(affine_zyx: NDArray[np.float64]) -> tuple[int, ...]:
@@ -135,53 +147,56 @@ def _cavity(bones: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
     Sutures and thin bone that fell between the voxels are bridged; the cavity keeps one voxel
     away from the bone.
     """
+    cavity = np.zeros_like(bones)
+    box = box_of(bones, margin=2)  # all that lies beyond is outside of every ring
+    if box is None:
+        return cavity
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
-    labels, n = ndimage.label(~ndimage.binary_dilation(bones, in_plane), in_plane)
+    labels, n = ndimage.label(~dilated(bones[box], (1, 2)), in_plane)
     enclosed = np.ones(n + 1, bool)
     enclosed[0] = False
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
-        enclosed[np.unique(edge)] = False
+        enclosed[edge] = False
     boxes = ndimage.find_objects(labels)
     for piece in np.flatnonzero(enclosed):
         sides = [
             (s.stop - s.start) * mm for s, mm in zip(boxes[piece - 1], spacing_mm, strict=True)
         ]
         enclosed[piece] = min(sides[1:]) > BRAIN_MM
-    return np.asarray(enclosed[labels])
+    cavity[box] = enclosed.take(labels)
+    return cavity
 
 
 def _outline(bones: Mask) -> Mask:
     """Slice by slice, everything that lies between bones along both axes of the plane."""
-    return _between(bones, 1) & _between(bones, 2)
-
-
-def _between(mask: Mask, axis: int) -> Mask:
-    before = np.logical_or.accumulate(mask, axis=axis)
-    after = np.flip(np.logical_or.accumulate(np.flip(mask, axis), axis=axis), axis)
-    return before & after
+    return between(bones, 1) & between(bones, 2)
 
 
 def _opened(tissue: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
     """Tissue that squares of SOLID_MM fit into, slice by slice."""
     sizes = [1, *(max(1, round(SOLID_MM / mm)) | 1 for mm in spacing_mm[1:])]
-    eroded = ndimage.minimum_filter(tissue, size=sizes, mode="nearest")
-    return np.asarray(ndimage.maximum_filter(eroded, size=sizes, mode="constant"))
+    return dilated_by_box(eroded_by_box(tissue, sizes), sizes)
 
 
 def _head_bones(bones: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
     """The piece of bone that encloses most, and the pieces above, below or within its outline."""
-    labels, n = ndimage.label(bones, ndimage.generate_binary_structure(3, 2))
+    kept = np.zeros_like(bones)
+    box = box_of(bones)
+    if box is None:
+        return kept
+    labels, n = ndimage.label(bones[box], ndimage.generate_binary_structure(3, 2))
     cm3 = np.bincount(labels.ravel(), minlength=n + 1) * np.prod(spacing_mm) / 1000
     large = [piece for piece in range(1, n + 1) if cm3[piece] > BONE_PIECE_CM3]
     if not large:
-        return np.zeros_like(bones)
+        return kept
     boxes = ndimage.find_objects(labels)
     enclosed = [_enclosed(labels[boxes[p - 1]] == p) for p in large]
     skull = boxes[large[int(np.argmax(enclosed))] - 1]
     keep = np.zeros(n + 1, bool)
     keep[large] = [_centred_in(boxes[p - 1], skull) for p in large]
-    return np.asarray(keep[labels])
+    kept[box] = keep.take(labels)
+    return kept
 
 
 def _centred_in(box: tuple[slice, ...], skull: tuple[slice, ...]) -> bool:
@@ -198,6 +213,8 @@ def _largest(solid: Mask) -> Mask | None:
     labels, n = ndimage.label(solid)
     if n == 0:
         return None
+    if n == 1:
+        return solid
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return np.asarray(labels == sizes.argmax())
@@ -205,31 +222,29 @@ def _largest(solid: Mask) -> Mask | None:
 
 def _with_scalp(core: Mask, skull: Mask, tissue: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
     """The core, one voxel more, and the tissue within SCALP_MM of the bones' outline."""
-    cross = ndimage.generate_binary_structure(3, 1)
     n = round(SCALP_MM / float(spacing_mm[1:].mean()))
-    scalp = ndimage.binary_dilation(skull & core, cross, iterations=n, mask=tissue)
-    return np.asarray(core | scalp | ndimage.binary_dilation(core, cross, mask=tissue))
+    return core | dilated_within(skull & core, tissue, n) | dilated_within(core, tissue)
 
 
 def _with_pieces(head: Mask, skull: Mask, tissue: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
     """Loose pieces that touch the head and stay near the skull come back."""
-    if not skull.any():
+    box = box_of(skull)
+    if box is None:
         return head
-    limits = _limits(skull, spacing_mm)
+    limits = _limits(box, spacing_mm)
     labels, n = ndimage.label(tissue & ~head)
     boxes = ndimage.find_objects(labels)
     wanted = np.zeros(n + 1, bool)
-    for piece in np.unique(labels[ndimage.binary_dilation(head)]):
-        wanted[piece] = piece > 0 and _inside(boxes[piece - 1][1:], limits)
-    return np.asarray(head | wanted[labels])
+    for piece in np.unique(labels[dilated(head) & (labels > 0)]):
+        wanted[piece] = _inside(boxes[piece - 1][1:], limits)
+    return np.asarray(head | wanted.take(labels))
 
 
-def _limits(skull: Mask, spacing_mm: NDArray[np.float64]) -> list[tuple[float, float]]:
+def _limits(skull: tuple[slice, ...], spacing_mm: NDArray[np.float64]) -> list[tuple[float, float]]:
     """Lowest start and highest stop of a piece along A and R, in voxels."""
-    found = ndimage.find_objects(skull.astype(np.uint8))[0]
     return [
         (part.start - low / mm, part.stop + high / mm)
-        for part, (low, high), mm in zip(found[1:], PIECE_MARGIN_MM, spacing_mm[1:], strict=True)
+        for part, (low, high), mm in zip(skull[1:], PIECE_MARGIN_MM, spacing_mm[1:], strict=True)
     ]
 
 
@@ -239,42 +254,7 @@ def _inside(box: tuple[slice, ...], limits: list[tuple[float, float]]) -> bool:
     )
 
 
-def _cranium_box(
-    core: Mask, affine: NDArray[np.float64], vertex_mm: float
-) -> tuple[tuple[float, float], Zyx]:
-    """Centre (A, R) and size of the box of the solid head down to CRANIUM_MM below the vertex."""
-    world_mm = np.argwhere(core) @ affine[:3, :3].T + affine[:3, 3]
-    cranium = world_mm[world_mm[:, 0] > vertex_mm - CRANIUM_MM]
-    low, high = cranium.min(axis=0), cranium.max(axis=0)
-    a, r = (low + high)[1:] / 2
-    size = high - low + np.abs(np.diag(affine)[:3])
-    height_mm = vertex_mm - float(world_mm[:, 0].min())
-    return (float(a), float(r)), (height_mm, float(size[1]), float(size[2]))
-
-
-def _vertex(mask: Mask, affine: NDArray[np.float64]) -> float:
-    """Top of the head between slices: near the top of a cap its section grows linearly downwards.
-
-    Source:
-        Area of a section h below the top of a paraboloid of curvature radius R: 2 pi R h.
-    """
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    areas_cm2 = mask.sum(axis=(1, 2)) * (spacing_mm[1] * spacing_mm[2] / 100)
-    step_mm = float(affine[0, 0])
-    top = int(np.flatnonzero(areas_cm2)[-1])
-    middle = np.argwhere(mask[top]).mean(axis=0)
-    top_mm = float(affine[0] @ [top, *middle, 1.0])
-    down = areas_cm2[top::-1]
-    large = np.flatnonzero(down > CAP_CM2)
-    n = int(large[0]) + 1 if large.size else down.size
-    if n < 2:
-        return top_mm + step_mm / 2
-    slope, at_top = np.polyfit(np.arange(n) * step_mm, down[:n], 1)
-    above_mm = at_top / slope if slope > 0 else 0.0
-    return top_mm + float(np.clip(above_mm, 0.0, step_mm))
-
-
 def _grown(mask: Mask, spacing_mm: NDArray[np.float64]) -> Mask:
     """With everything within CLEAR_MM, at least one voxel."""
     sizes = [2 * max(1, round(CLEAR_MM / mm)) + 1 for mm in spacing_mm]
-    return np.asarray(ndimage.maximum_filter(mask, size=sizes, mode="nearest"))
+    return dilated_by_box(mask, sizes)

@@ -19,20 +19,17 @@ from numpy.typing import NDArray
 from headct.atomic import replacing
 from headct.dicom.reasons import Reason
 from headct.errors import Refusal
-from headct.volume.volume import AIR_HU, Volume, affine_from_nifti
+from headct.volume.nifti_voxels import read_hu
+from headct.volume.volume import Volume, affine_from_nifti
 
 GZIP_MAGIC = b"\x1f\x8b"
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-MAX_EXTENSION_BYTES = 64 << 20
 MAX_SIDE = 4096
 MAX_VOXELS = 1 << 29
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 25.0
 FRAMES_AGREE_MM = 1.0
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 """By the code in the header: metre, millimetre, micrometre; anything else is taken as mm."""
-MAX_STORED_HU = 32767
-AIR_BELOW_HU = -500
-"""A CT in HU holds air; values that never go below this are not HU."""
 
 Array = NDArray[np.float64]
 
@@ -55,14 +52,13 @@ def read_nifti(path: Path) -> Volume:
             header, n_read = _read_header(stream)
             shape = _checked_shape(header)
             affine, flags = _affine(header)
-            stored = _read_voxels(stream, header, shape, n_read)
+            values = read_hu(stream, header, shape, n_read)
     except EOFError:
         raise Refusal("the compressed file ends early", code=Reason.TRUNCATED) from None
     except (zlib.error, gzip.BadGzipFile):
         raise Refusal("the compressed file is damaged", code=Reason.UNREADABLE) from None
     except OSError:
         raise Refusal("the file cannot be opened or read", code=Reason.NO_PERMISSION) from None
-    values = _hu(_scaled(stored, header))
     step = {"step": "read", "format": "nifti", "shape_zyx": list(values.shape[::-1])}
     return Volume(values.T, affine_from_nifti(affine), (step,), tuple(flags))
 
@@ -92,7 +88,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise Refusal("the file has no bytes", code=Reason.EMPTY_FILE)
         if magic == GZIP_MAGIC:
             with igzip.IGzipFile(fileobj=handle) as stream:
-                yield cast(BinaryIO, stream)
+                # its buffer unpacks into given memory, where the file itself would copy
+                yield cast(BinaryIO, getattr(stream, "_buffer", stream))
         else:
             yield handle
 
@@ -182,56 +179,3 @@ def _require_usable(affine: Array) -> None:
         raise Refusal("the affine cannot be inverted", code=Reason.SINGULAR_AFFINE)
     if spacing.min() < MIN_SPACING_MM or spacing.max() > MAX_SPACING_MM:
         raise Refusal("voxels of an absurd size", code=Reason.BAD_GEOMETRY)
-
-
-def _read_voxels(
-    stream: BinaryIO, header: Any, shape: tuple[int, int, int], n_read: int
-) -> NDArray[Any]:
-    """Stored values [x y z]; the rest of the file is read too, for its checksum."""
-    gap = float(header["vox_offset"]) - n_read
-    if not 0 <= gap <= MAX_EXTENSION_BYTES:
-        raise Refusal("the voxels start at an absurd place", code=Reason.UNREADABLE)
-    stream.read(int(gap))
-    kind = header.get_data_dtype()
-    wanted = math.prod(shape) * kind.itemsize
-    data = stream.read(wanted)
-    if len(data) < wanted:
-        message = f"{wanted - len(data)} bytes of voxels are missing"
-        raise Refusal(message, code=Reason.TRUNCATED)
-    for _ in range(MAX_EXTENSION_BYTES >> 20):
-        if not stream.read(1 << 20):
-            break
-    return np.frombuffer(data, kind).reshape(shape, order="F")
-
-
-def _scaled(stored: NDArray[Any], header: Any) -> NDArray[Any]:
-    """Values after slope and intercept: the stored ones where there is nothing to do.
-
-    A slope that is 0 or NaN stands for none, as writers of NIfTI use it; infinity is damage.
-    """
-    if np.isinf([header["scl_slope"], header["scl_inter"]]).any():
-        raise Refusal("slope or intercept is infinite", code=Reason.BAD_RESCALE)
-    try:
-        slope, inter = header.get_slope_inter()
-    except HeaderDataError:
-        raise Refusal("slope or intercept is no number", code=Reason.BAD_RESCALE) from None
-    if slope is None or (slope, inter) == (1.0, 0.0):
-        return stored.astype(stored.dtype.newbyteorder("="))
-    return stored.astype(np.float32) * np.float32(slope) + np.float32(inter)
-
-
-def _hu(values: NDArray[Any]) -> NDArray[Any]:
-    """Checked HU, int16; below air becomes air."""
-    low, high = float(values.min()), float(values.max())
-    if not math.isfinite(low) or not math.isfinite(high):
-        raise Refusal("the values hold NaN or infinity", code=Reason.NOT_FINITE)
-    if low == high:
-        raise Refusal("all values are the same", code=Reason.CONSTANT_IMAGE)
-    if low > AIR_BELOW_HU:
-        message = f"values from {low:.4g} to {high:.4g}: no air, so not HU"
-        raise Refusal(message, code=Reason.NOT_HU)
-    if values.dtype.kind == "f":
-        np.rint(values, out=values)
-    if low < AIR_HU or high > MAX_STORED_HU:
-        values = values.clip(AIR_HU, MAX_STORED_HU)
-    return values.astype(np.int16, copy=False)

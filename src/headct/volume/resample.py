@@ -11,17 +11,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import ndimage
 
+from headct.volume.separable import Operator, apply_operators
 from headct.volume.volume import AIR_HU
 
 Float = NDArray[np.float32]
 Affine = NDArray[np.float64]
 PARALLEL_WITHIN = 0.1
 """Axes count as parallel where no native voxel strays further, as a share of a target voxel."""
+WHOLE = 1 - 1e-6
+"""A target voxel covered this much by the native grid is covered."""
 
 
-def resample(hu: NDArray[Any], native: Affine, target: Affine, shape_zyx: tuple[int, ...]) -> Float:
+def resample(
+    hu: NDArray[Any],
+    native: Affine,
+    target: Affine,
+    shape_zyx: tuple[int, ...],
+    wanted: NDArray[np.bool_] | None = None,
+) -> Float:
     """HU on the target grid; outside the native grid AIR_HU.
 
     Args:
@@ -29,13 +38,14 @@ def resample(hu: NDArray[Any], native: Affine, target: Affine, shape_zyx: tuple[
         native: 4x4, native voxel -> mm; may be sheared.
         target: 4x4, target voxel -> mm; axes parallel to the world's.
         shape_zyx: voxels of the target.
+        wanted: of that shape, False where any value will do.
 
     Returns:
         float32, of the shape asked for.
     """
     to_native = np.linalg.inv(native) @ target
     if is_parallel(hu.shape, native, target):
-        return _separable(hu, to_native, shape_zyx)
+        return _separable(hu, to_native, shape_zyx, wanted)
     return _general(hu, to_native, shape_zyx)
 
 
@@ -114,24 +124,33 @@ def axis_operator(n_in: int, n_out: int, step: float, start: float) -> tuple[int
         the target voxel that the native grid covers.
     """
     centre = start + step * np.arange(n_out)[:, None]
-    index = np.arange(n_in)[None, :]
+    reach = max(step, 1.0) / 2 + 0.5
+    index = np.floor(centre - reach).astype(int) + np.arange(int(2 * reach) + 3)
     if step >= 1.0:
         low = np.maximum(centre - step / 2, index - 0.5)
         high = np.minimum(centre + step / 2, index + 0.5)
-        weights = np.maximum(high - low, 0.0) / step
+        band = np.maximum(high - low, 0.0) / step
     else:
         inside = (centre >= -0.5) & (centre <= n_in - 0.5)
         place = np.clip(centre, 0, n_in - 1)
-        weights = np.where(inside, np.maximum(1.0 - np.abs(place - index), 0.0), 0.0)
+        band = np.where(inside, np.maximum(1.0 - np.abs(place - index), 0.0), 0.0)
+    is_native = (index >= 0) & (index < n_in)
+    weights = np.zeros((n_out, n_in), np.float32)
+    weights[np.nonzero(is_native)[0], index[is_native]] = band[is_native]
     used = np.flatnonzero(weights.any(axis=0))
     if used.size == 0:
         return 0, np.zeros((n_out, 1), np.float32)
     first, last = int(used[0]), int(used[-1])
-    return first, np.ascontiguousarray(weights[:, first : last + 1], dtype=np.float32)
+    return first, np.ascontiguousarray(weights[:, first : last + 1])
 
 
-def _separable(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) -> Float:
-    firsts, operators = zip(
+def _separable(
+    hu: NDArray[Any],
+    to_native: Affine,
+    shape_zyx: tuple[int, ...],
+    wanted: NDArray[np.bool_] | None,
+) -> Float:
+    firsts, weights = zip(
         *(
             axis_operator(
                 hu.shape[axis], shape_zyx[axis], to_native[axis, axis], to_native[axis, 3]
@@ -141,36 +160,16 @@ def _separable(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) 
         strict=True,
     )
     box = tuple(
-        slice(first, first + op.shape[1]) for first, op in zip(firsts, operators, strict=True)
+        slice(first, first + matrix.shape[1]) for first, matrix in zip(firsts, weights, strict=True)
     )
-    z, y, x = operators
-    out: Float = _stack(hu[box], z, sparse.csr_array(y), x)
-    covered = np.einsum("i,j,k->ijk", z.sum(1), y.sum(1), x.sum(1))
-    out += AIR_HU * (1.0 - covered)
+    out = apply_operators(hu[box], [Operator(matrix) for matrix in weights], wanted=wanted)
+    z, y, x = (matrix.sum(axis=1) for matrix in weights)
+    in_plane = np.multiply.outer(y, x)
+    whole = in_plane.min() > WHOLE
+    for plane, covered in zip(out, z, strict=True):
+        if not whole or covered <= WHOLE:
+            plane += AIR_HU * (1 - covered * in_plane)
     return out
-
-
-def _stack(hu: NDArray[Any], z: Float, y: sparse.csr_array, x: Float) -> Float:
-    """Slice by slice, so that one stays in the cache; along z first where that leaves fewer.
-
-    y has few weights a row and takes whole rows at once, x is dense.
-    """
-    is_coarser = len(z) < len(hu)
-    planes = np.empty((len(z) if is_coarser else len(hu), y.shape[0], len(x)), np.float32)
-    for i, out in enumerate(planes):
-        plane = _mean(hu, z[i]) if is_coarser else hu[i].astype(np.float32)
-        np.matmul(y @ plane, x.T, out=out)
-    return planes if is_coarser else np.asarray(np.tensordot(z, planes, axes=1))
-
-
-def _mean(hu: NDArray[Any], weights: Float) -> Float:
-    """Weighted sum of the slices that a target slice covers."""
-    total = np.zeros(hu.shape[1:], np.float32)
-    part = np.empty_like(total)
-    for i in np.flatnonzero(weights):
-        np.multiply(hu[i], weights[i], out=part, dtype=np.float32, casting="unsafe")
-        total += part
-    return total
 
 
 def _general(hu: NDArray[Any], to_native: Affine, shape_zyx: tuple[int, ...]) -> Float:

@@ -18,7 +18,9 @@ from headct.dicom.reasons import Reason
 from headct.errors import Refusal, UsageError
 from headct.volume.preprocessing import Preprocessing, Stretch
 from headct.volume.resample import closest_ras
+from headct.volume.separable import Operator, Prepare, apply_operators
 from headct.volume.volume import MAX_HU, MIN_HU, Volume
+from headct.volume.window import Window
 
 Float = NDArray[np.float32]
 Affine = NDArray[np.float64]
@@ -29,8 +31,6 @@ PADDING = 12
 """Voxels that the edge is repeated for before the spline is fitted, as scipy does for `nearest`."""
 RADIUS = 12
 """Voxels around a place whose weight in the cubic spline is above 1e-6."""
-ROWS = 32
-"""Target rows of one product: its band of the operator is dense."""
 
 
 def to_channels(volume: Volume, preprocessing: Preprocessing) -> Float:
@@ -62,11 +62,22 @@ def to_channels(volume: Volume, preprocessing: Preprocessing) -> Float:
     ]
     channels = np.empty((len(stretch.windows), *preprocessing.shape_zyx), np.float32)
     for channel, window in zip(channels, stretch.windows, strict=True):
-        scale = (high - low) / window.width_hu
-        values = (hu - (window.level_hu - window.width_hu / 2)) * np.float32(scale)
-        values += low
-        channel[:] = _apply(np.clip(values, low, high, out=values), operators)
+        channel[:] = apply_operators(hu, operators, prepare=_windowed(window, low, high))
     return channels
+
+
+def _windowed(window: Window, low: float, high: float) -> Prepare:
+    """HU -> values of a channel, in place."""
+    factor = np.float32((high - low) / window.width_hu)
+    lowest_hu = window.level_hu - window.width_hu / 2
+
+    def prepare(hu: Float) -> None:
+        np.subtract(hu, lowest_hu, out=hu)
+        np.multiply(hu, factor, out=hu)
+        np.add(hu, low, out=hu)
+        np.clip(hu, low, high, out=hu)
+
+    return prepare
 
 
 def to_stretched(volume: Volume, preprocessing: Preprocessing) -> Volume:
@@ -90,7 +101,7 @@ def to_stretched(volume: Volume, preprocessing: Preprocessing) -> Volume:
     operators = [
         _stretch_operator(n, m, stretch.resize) for n, m in zip(hu.shape, shape, strict=True)
     ]
-    out = np.rint(_apply(hu, operators)).clip(MIN_HU, MAX_HU).astype(np.int16)
+    out = np.rint(apply_operators(hu, operators)).clip(MIN_HU, MAX_HU).astype(np.int16)
     scale = np.asarray(hu.shape) / shape
     grid = np.diag([*scale, 1.0])
     grid[:3, 3] = scale / 2 - 0.5
@@ -153,7 +164,7 @@ def _to_1mm(hu: NDArray[Any], affine: Affine) -> tuple[Float, Affine]:
             _spline_operator(n, m, round(s, 9))
             for n, m, s in zip(hu.shape, shape, np.diag(to_native), strict=True)
         ]
-        out = _apply(hu, operators)
+        out = apply_operators(hu, operators)
     else:
         start = _start(corners.reshape(-1, 3).T, reached, hu.shape, shape, to_native)
         out = ndimage.affine_transform(
@@ -180,51 +191,15 @@ def _start(
     return np.asarray(native_shape) / 2 - to_native @ (np.asarray(shape) / 2)
 
 
-class _Banded:
-    """A 1D operator [n_out n_in] as dense blocks of rows, each over the inputs that it uses."""
-
-    def __init__(self, matrix: NDArray[np.float64]) -> None:
-        self.n_out = len(matrix)
-        self.blocks: list[tuple[slice, slice, Float]] = []
-        for first in range(0, self.n_out, ROWS):
-            rows = slice(first, min(first + ROWS, self.n_out))
-            used = np.flatnonzero(matrix[rows].any(axis=0))
-            inputs = slice(int(used[0]), int(used[-1]) + 1)
-            self.blocks.append((rows, inputs, matrix[rows, inputs].astype(np.float32)))
-
-    def on_rows(self, plane: Float) -> Float:
-        """[n_in m] -> [n_out m]."""
-        out = np.empty((self.n_out, plane.shape[1]), np.float32)
-        for rows, inputs, weights in self.blocks:
-            np.matmul(weights, plane[inputs], out=out[rows])
-        return out
-
-    def on_columns(self, plane: Float) -> Float:
-        """[m n_in] -> [m n_out]."""
-        out = np.empty((len(plane), self.n_out), np.float32)
-        for rows, inputs, weights in self.blocks:
-            out[:, rows] = plane[:, inputs] @ weights.T
-        return out
-
-
-def _apply(hu: NDArray[Any], operators: list[_Banded]) -> Float:
-    """All three operators; slice by slice in the plane, so that one stays in the cache."""
-    z, y, x = operators
-    planes = np.empty((len(hu), y.n_out, x.n_out), np.float32)
-    for plane, out in zip(hu, planes, strict=True):
-        out[:] = x.on_columns(y.on_rows(plane.astype(np.float32)))
-    return z.on_rows(planes.reshape(len(hu), -1)).reshape(z.n_out, y.n_out, x.n_out)
-
-
 @lru_cache(maxsize=32)
-def _spline_operator(n_in: int, n_out: int, step: float) -> _Banded:
+def _spline_operator(n_in: int, n_out: int, step: float) -> Operator:
     """Cubic spline through all voxels, read at every `step`-th place; the edge is repeated.
 
     Source:
         Cubic B-splines; scipy.ndimage fits them, and this reads them along one axis.
     """
     if step == 1.0 and n_in == n_out:
-        return _Banded(np.eye(n_in))
+        return Operator(np.eye(n_in))
     padded = np.pad(np.eye(n_in), ((PADDING, PADDING), (0, 0)), mode="edge")
     coefficients = ndimage.spline_filter1d(padded, 3, axis=0, mode="nearest")
     place = np.clip(step * np.arange(n_out), 0, n_in - 1) + PADDING
@@ -238,21 +213,21 @@ def _spline_operator(n_in: int, n_out: int, step: float) -> _Banded:
     ]
     matrix = sum(w[:, None] * coefficients[whole + i - 1] for i, w in enumerate(weights))
     far = np.abs(np.arange(n_in)[None, :] - (place - PADDING)[:, None]) > RADIUS
-    return _Banded(np.where(far, 0.0, matrix))
+    return Operator(np.where(far, 0.0, matrix))
 
 
 @lru_cache(maxsize=256)
-def _stretch_operator(n_in: int, n_out: int, resize: str) -> _Banded:
+def _stretch_operator(n_in: int, n_out: int, resize: str) -> Operator:
     """`area`: means over the voxels that a target voxel touches; `linear`: between centres."""
     matrix = np.zeros((n_out, n_in))
     if resize == "area":
         for i in range(n_out):
             first, last = i * n_in // n_out, -(-(i + 1) * n_in // n_out)
             matrix[i, first:last] = 1.0 / (last - first)
-        return _Banded(matrix)
+        return Operator(matrix)
     place = np.maximum((np.arange(n_out) + 0.5) * n_in / n_out - 0.5, 0.0)
     low = np.minimum(np.floor(place).astype(int), n_in - 1)
     high = np.minimum(low + 1, n_in - 1)
     np.add.at(matrix, (np.arange(n_out), low), 1.0 - (place - low))
     np.add.at(matrix, (np.arange(n_out), high), place - low)
-    return _Banded(matrix)
+    return Operator(matrix)
