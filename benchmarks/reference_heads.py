@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from headct.phantom.plan import archive_sites
 from headct.phantom.profile import load_preset
 from headct.phantom.render import draw_scan, render_scan
-from headct.volume.head import CRANIUM_MM
+from headct.volume.extent import CRANIUM_MM
 from headct.volume.pose import HIGH_HU, LOW_HU, REFERENCES, VERTEX_MM
 from headct.volume.read import read_series
 from headct.volume.resample import block_mean, closest_ras
