@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from headct.ingest.criteria import Criteria
+from headct.dicom.index import index_paths
+from headct.ingest.bids import nifti_scans
+from headct.ingest.criteria import Criteria, has_contrast
 from headct.ingest.pipeline import ingest
 from headct.run import read_jsonl
 from headct.store.store import open_store
@@ -92,6 +95,38 @@ def test_a_sidecar_that_is_none_takes_nothing_away(
         path.write_bytes(text.encode("latin-1"))
     ingest([bids], tmp_path / "store", PRESETS["demo"], jobs=0, key_file=key_file)
     assert len(open_store(tmp_path / "store")) == 3
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A folder with the name of a scan in it, for what lies beside it."""
+    folder = tmp_path / "sub-01" / "ct"
+    folder.mkdir(parents=True)
+    (folder / "sub-01_ct.nii").touch()
+    return folder
+
+
+def test_the_ingredient_alone_says_contrast(bare: Path) -> None:
+    (bare / "sub-01_ct.json").write_text('{"ContrastBolusIngredient": "IODINE"}')
+    (scan,) = nifti_scans(index_paths([bare]))
+    assert has_contrast(scan.header, Criteria())
+
+
+def test_a_sidecar_nested_without_end_does_not_stop_the_run(bare: Path) -> None:
+    (bare / "sub-01_ct.json").write_text("[" * 100_000)
+    assert len(nifti_scans(index_paths([bare]))) == 1
+
+
+def test_a_table_of_one_endless_field_does_not_stop_the_run(bare: Path) -> None:
+    table = bare.parents[1] / "participants.tsv"
+    table.write_text("participant_id\tage\nsub-01\t" + "9" * 200_000)
+    assert len(nifti_scans(index_paths([bare]))) == 1
+
+
+def test_pipes_beside_a_scan_are_not_waited_for(bare: Path) -> None:
+    os.mkfifo(bare / "sub-01_ct.json")
+    os.mkfifo(bare.parents[1] / "participants.tsv")
+    assert len(nifti_scans(index_paths([bare]))) == 1
 
 
 def test_nifti_is_known_by_its_content_and_half_a_pair_is_refused(

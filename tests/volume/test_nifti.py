@@ -228,6 +228,20 @@ def test_flipped_bytes_in_a_gzip_are_noticed(tmp_path, hu_xyz):
     assert code_of(path) == Reason.UNREADABLE
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_header_that_names_fewer_slices_than_there_are_is_refused(tmp_path, hu_xyz, name):
+    data = bytearray(nib.Nifti1Image(hu_xyz, AFFINE).to_bytes())
+    data[46:48] = (hu_xyz.shape[2] - 1).to_bytes(2, "little")
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert code_of(tmp_path / name) == Reason.UNREADABLE
+
+
+def test_a_few_bytes_behind_the_voxels_are_padding(tmp_path, hu_xyz):
+    data = nib.Nifti1Image(hu_xyz, AFFINE).to_bytes() + bytes(100)
+    (tmp_path / "a.nii").write_bytes(data)
+    assert (read_nifti(tmp_path / "a.nii").hu.T == hu_xyz).all()
+
+
 def test_a_header_bomb_is_refused_from_the_header(tmp_path, hu_xyz):
     path = save(tmp_path / "a.nii", hu_xyz)
     data = bytearray(path.read_bytes())

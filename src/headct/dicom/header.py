@@ -90,7 +90,7 @@ class Header:
     burned_in: str
     body_part: str
     contrast: str = field(repr=False)
-    """Agent, route and volume, as far as they are given."""
+    """Agent, route, volume and ingredient, as far as they are given."""
     manufacturer: str
     model: str
     kernel: str = field(repr=False)
@@ -273,7 +273,7 @@ TEXTS: dict[int, tuple[str, Decoder]] = {
     0x00282110: ("lossy", was_lossy),
 }
 CHARSET, STUDY_DATE = 0x00080005, 0x00080020
-CONTRAST_TAGS = (0x00180010, 0x00181040, 0x00181041)
+CONTRAST_TAGS = (0x00180010, 0x00181040, 0x00181041, 0x00181048)
 CONTRAST_SEQUENCE, EMPTY_ITEM_BYTES = 0x00180012, 8
 FREE_TEXTS = {
     0x00081030: "study_description",

@@ -94,17 +94,14 @@ class _Beside:
             name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
         try:
             values = json.loads(self._text(place.with_name(f"{name}.json")) or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return _texts(values) if isinstance(values, dict) else {}
 
     def participant(self, root: Path, subject: str) -> dict[str, str]:
         if root not in self.participants:
             text = self._text(root / "participants.tsv") or ""
-            rows = csv.DictReader(text.splitlines(), delimiter="\t")
-            self.participants[root] = {
-                (row.get("participant_id") or "").removeprefix("sub-"): row for row in rows
-            }
+            self.participants[root] = _participants(text)
         row = self.participants[root].get(subject, {})
         age, sex = (row.get("age") or "").strip(), (row.get("sex") or "").strip().lower()
         found = {"PatientSex": SEX.get(sex, "")}
@@ -115,10 +112,21 @@ class _Beside:
     def _text(self, place: Path) -> str | None:
         file = self.unpacked.get(place, place)
         try:
+            if not file.is_file():  # a pipe would wait for ever
+                return None
             with file.open("rb") as handle:
                 return handle.read(MAX_TEXT_BYTES).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError):
             return None
+
+
+def _participants(text: str) -> dict[str, dict[str, str]]:
+    """Rows by subject; a table that is none takes nothing away."""
+    try:
+        rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+    except csv.Error:
+        return {}
+    return {(row.get("participant_id") or "").removeprefix("sub-"): row for row in rows}
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

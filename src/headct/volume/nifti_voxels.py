@@ -63,9 +63,7 @@ def read_hu(
             n_missing += (hu.size - first - out.size) * stored.itemsize
             raise Refusal(f"{n_missing} bytes of voxels are missing", code=Reason.TRUNCATED)
         _put(scale(slab), floor[: out.size], out, seen)
-    for _ in range(MAX_EXTENSION_BYTES >> 20):
-        if not stream.read(1 << 20):
-            break
+    _require_end(stream, n_plane_bytes=shape_xyz[0] * shape_xyz[1] * stored.itemsize)
     seen.require_hu()
     return hu.reshape(shape_xyz, order="F")
 
@@ -76,6 +74,16 @@ def _fill(stream: BinaryIO, slab: NDArray[Any]) -> int:
     while left and (n := stream.readinto(left)):  # type: ignore[attr-defined]
         left = left[n:]
     return len(left)
+
+
+def _require_end(stream: BinaryIO, n_plane_bytes: int) -> None:
+    """Read what lies behind the voxels: padding is fine, a slice more is a header that lies."""
+    n_behind = 0
+    while n_behind < MAX_EXTENSION_BYTES and (block := stream.read(1 << 20)):
+        n_behind += len(block)
+    if n_behind >= min(n_plane_bytes, MAX_EXTENSION_BYTES):
+        message = f"{n_behind} bytes lie behind the voxels that the header names"
+        raise Refusal(message, code=Reason.UNREADABLE)
 
 
 def _same(stored: NDArray[Any]) -> NDArray[Any]:
