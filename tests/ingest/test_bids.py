@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -110,6 +111,21 @@ def test_the_ingredient_alone_says_contrast(bare: Path) -> None:
     (bare / "sub-01_ct.json").write_text('{"ContrastBolusIngredient": "IODINE"}')
     (scan,) = nifti_scans(index_paths([bare]))
     assert has_contrast(scan.header, Criteria())
+
+
+def test_what_lies_beside_a_scan_in_an_archive_is_asked_too(bare: Path, tmp_path: Path) -> None:
+    (bare / "sub-01_ct.json").write_text('{"KVP": 99}')
+    (bare.parents[1] / "participants.tsv").write_text("participant_id\tage\nsub-01\t71\n")
+    box, spool = tmp_path / "box.zip", tmp_path / "spool"
+    spool.mkdir()
+    with zipfile.ZipFile(box, "w") as archive:
+        for path in (bare / "sub-01_ct.nii", bare / "sub-01_ct.json"):
+            archive.write(path, path.relative_to(tmp_path))
+        archive.write(tmp_path / "participants.tsv", "participants.tsv")
+    index = index_paths([box], spool=spool)
+    (scan,) = nifti_scans(index)
+    assert (scan.header.kvp, scan.header.age_years) == (99, 71)
+    assert index.n_files == 3
 
 
 def test_a_sidecar_nested_without_end_does_not_stop_the_run(bare: Path) -> None:

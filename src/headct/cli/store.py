@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 StorePath = Annotated[Path, typer.Argument(help="The store folder.")]
 Scans = Annotated[
-    list[str] | None, typer.Option("--scan", help="Scan id; repeatable. Default: see below.")
+    list[str] | None, typer.Option("--scan", help="Only the scan of this id; repeatable.")
 ]
 
 commands = typer.Typer(

@@ -28,6 +28,8 @@ from headct.workers import run_in_order
 PARALLEL_FROM = 20_000
 """Files from which on several processes are worth their start."""
 CHUNK = 500
+SIDECARS = (".json", ".tsv")
+"""Of NIfTI files: they say how a scan was made, and are asked when all files are known."""
 
 
 @dataclass(frozen=True)
@@ -165,15 +167,19 @@ def _nifti_by_content(path: Path, answer: FileOutcome) -> FileOutcome | None:
 
 
 def _read_archive(path: Path, spool: Path) -> Iterator[_Reading]:
-    """Everything in an archive; what is no image is not kept in the spool."""
+    """Everything in an archive; what is neither an image nor beside one does not stay unpacked."""
     unpacked = unpack(path, Path(mkdtemp(dir=spool)))
     for outcome in unpacked.outcomes:
         yield _Reading(outcome.path, outcome)
     for file, place in unpacked.files:
         answer = _answer(file)
         if isinstance(answer, FileOutcome):
-            file.unlink()
-            yield _Reading(place, replace(answer, path=place))
+            answer = replace(answer, path=place)
+            if place.name.lower().endswith(SIDECARS):
+                yield _Reading(file, answer, place)
+            else:
+                file.unlink()
+                yield _Reading(place, answer)
         else:
             yield _Reading(file, answer, place)
 
