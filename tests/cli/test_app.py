@@ -46,6 +46,19 @@ def test_a_full_disk_says_so(monkeypatch, capsys):
     assert "[disk-full]" in shown
 
 
+def test_a_file_where_the_store_should_be_is_said(monkeypatch, capsys, tmp_path):
+    for name in ("scan.nii", "taken"):
+        (tmp_path / name).touch()
+    source, out, key = (str(tmp_path / name) for name in ("scan.nii", "taken", "key"))
+    arguments = ["headct", "ingest", source, "--out", out, "--key", key, "--jobs", "1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    shown = capsys.readouterr().err
+    assert (stop.value.code, "[file-access]" in shown) == (1, True)
+    assert "no folder" in shown
+
+
 def test_an_interrupt_says_that_the_command_goes_on(monkeypatch, capsys):
     code, shown = run(monkeypatch, capsys, KeyboardInterrupt())
     assert code == 130

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headct.dicom.elements import HeaderError, MalformedError, read_elements
-from headct.dicom.header import WANTED, FileOutcome, Header, read_header
+from headct.dicom.elements import Elements, HeaderError, MalformedError, read_elements
+from headct.dicom.header import WANTED, FileOutcome, Header, header_from, read_header
 from headct.dicom.index import read_images
 from headct.dicom.series import SeriesFiles, read_stacks
 
@@ -35,6 +35,22 @@ def test_the_quick_reader_agrees_with_pydicom_on_every_real_file(real_data):
 
 def _floats(values):
     return tuple(float(value) for value in values) if values else None
+
+
+@pytest.mark.parametrize(
+    ("raw", "years"),
+    [
+        (b"034Y", 34.0),
+        (b"006M", 0.5),
+        (b"099Y", 90.0),
+        (b"", None),
+        (b"34", None),
+        (b"\xb234Y", None),
+        (b"9" * 5000 + b"Y", None),
+    ],
+)
+def test_ages_that_are_none_are_not_known(tmp_path, raw, years):
+    assert header_from(tmp_path, Elements({0x00101010: raw})).age_years == years
 
 
 def test_a_deflate_bomb_is_stopped():

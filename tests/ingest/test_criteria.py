@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from headct.dicom.elements import Elements
+from headct.dicom.header import header_from
 from headct.dicom.reasons import Reason
 from headct.errors import UsageError
-from headct.ingest.criteria import Criteria, check_step, decide, load_criteria
+from headct.ingest.criteria import Criteria, check_header, check_step, decide, load_criteria
 
 
 def test_defaults_follow_the_reason_but_for_phantoms() -> None:
@@ -51,3 +53,28 @@ def test_faulty_rules_are_wrong_use(tmp_path: Path, text: str, words: str) -> No
     path.write_text(text)
     with pytest.raises(UsageError, match=words):
         load_criteria(path)
+
+
+@pytest.mark.parametrize(
+    ("description", "kvp", "kernel", "fits"),
+    [
+        ("CT HEAD WO CONTRAST", "120", "J40s", True),
+        ("ct head^wo  contrast", "120.0", "J40s\\3", True),
+        ("CT HEAD WO CONTRAST", "100", "J40s", False),
+        ("CT HEAD WO CONTRAST", "120", "H70h", False),
+        ("CT CHEST", "120", "J40s", False),
+        ("CT SKULL", "80", "FC26", True),
+        ("CT SKULL", "80", "FC30", False),
+    ],
+)
+def test_a_table_of_descriptions_voltages_and_kernels(
+    tmp_path: Path, description: str, kvp: str, kernel: str, fits: bool
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "Study Description,kVp,Convolution Kernel\nCT Head WO Contrast,120,J40s\n*skull*,,FC2?\n"
+    )
+    values = {0x00081030: description, 0x00180060: kvp, 0x00181210: kernel}
+    header = header_from(Path(), Elements({tag: text.encode() for tag, text in values.items()}))
+    found = [reason for reason, _ in check_header([header], 5.0, load_criteria(path))]
+    assert (Reason.NOT_IN_TABLE not in found) == fits

@@ -14,7 +14,7 @@ from headct.dicom.index import index_paths
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.ingest.criteria import Criteria
 from headct.ingest.pipeline import ingest
-from headct.ingest.selection import group_by_acquisition
+from headct.ingest.selection import group_by_acquisition, same_acquisition
 from headct.phantom.decoys import HeadSeries
 from headct.phantom.odd.entry import fresh, put, slices
 from headct.run import read_jsonl
@@ -134,6 +134,26 @@ def groups_of(folder: Path) -> int:
     plans = [plan for series in index_paths([folder]).series for plan in plan_stacks(series)]
     found = [Candidate(Task("", Path(), 1), plan, "") for plan in plans]
     return len(group_by_acquisition(found))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"acquisition_time": "\u00b201010"},
+        {"acquisition_time": "1010nan"},
+        {"acquisition_time": "", "acquisition_date": "9" * 400},
+    ],
+)
+def test_a_time_that_is_none_is_not_known_and_stops_nothing(
+    head_series: list[HeadSeries], tmp_path: Path, odd: dict[str, str]
+) -> None:
+    from headct.dicom.series import StackPlan, plan_stacks
+
+    put(tmp_path, slices(twin(head_series[0], 1)))
+    (plan,) = plan_stacks(index_paths([tmp_path]).series[0])
+    assert isinstance(plan, StackPlan)
+    strange = replace(plan, headers=tuple(replace(header, **odd) for header in plan.headers))
+    assert same_acquisition(plan, strange)
 
 
 def test_irradiation_events_go_before_everything(

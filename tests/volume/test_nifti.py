@@ -239,7 +239,7 @@ def test_a_header_that_names_fewer_slices_than_there_are_is_refused(tmp_path, hu
 def test_a_few_bytes_behind_the_voxels_are_padding(tmp_path, hu_xyz):
     data = nib.Nifti1Image(hu_xyz, AFFINE).to_bytes() + bytes(100)
     (tmp_path / "a.nii").write_bytes(data)
-    assert (read_nifti(tmp_path / "a.nii").hu.T == hu_xyz).all()
+    assert (hu_xyz == read_nifti(tmp_path / "a.nii").hu.T).all()
 
 
 def test_a_header_bomb_is_refused_from_the_header(tmp_path, hu_xyz):

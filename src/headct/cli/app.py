@@ -38,6 +38,8 @@ PLACES = {
     errno.EROFS: "is on a disk that is read-only",
     errno.ENOTDIR: "lies under something that is no folder",
     errno.EISDIR: "is a folder where a file is needed",
+    errno.EEXIST: "is there already, and is no folder",
+    errno.ENAMETOOLONG: "has a name that is too long",
 }
 """What the system says of a path; the path itself is not shown, since it can name a patient."""
 PACKAGE = Path(__file__).parents[1]

@@ -167,11 +167,11 @@ def sex(raw: bytes | None) -> str:
 
 def age(raw: bytes | None) -> float | None:
     """AS (`034Y`, `006M`) in years; over 89 becomes 90, as HIPAA's safe harbour asks."""
-    text = code(raw)
-    per_year = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}.get(text[-1:], 0.0)
-    if not per_year or not text[:-1].isdigit():
+    found = re.fullmatch(r"(\d{1,4})([YMWD])", code(raw), re.ASCII)
+    if found is None:
         return None
-    return min(int(text[:-1]) / per_year, 90.0)
+    per_year = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[found[2]]
+    return min(int(found[1]) / per_year, 90.0)
 
 
 MAKERS = re.compile(

@@ -78,7 +78,7 @@ def read_table(path: Path) -> tuple[TableRow, ...]:
 def fits_table(header: Header, table: Iterable[TableRow]) -> bool:
     """Whether a row of the table fits; capitals, accents and outer spaces do not matter."""
     description, kernel = plain(header.study_description), plain(header.kernel)
-    kernels = (kernel, kernel.split("\\\\")[0].strip())
+    kernels = (kernel, kernel.split("\\")[0].strip())
     return any(
         _fits(row.study_description, (description,))
         and _fits(row.kernel, kernels)

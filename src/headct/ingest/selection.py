@@ -6,6 +6,7 @@ They never count as independent scans, in whatever order their files come.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -228,15 +229,13 @@ def _seconds(plan: StackPlan) -> tuple[float, float] | None:
 
 
 def _moment(header: Header) -> float | None:
-    day, time = header.acquisition_date, header.acquisition_time.replace(":", "")
-    if len(time) < 4 or not time[:4].isdigit():
+    time = header.acquisition_time.replace(":", "")
+    found = re.fullmatch(r"(\d\d)(\d\d)(\d\d(?:\.\d*)?)?", time, re.ASCII)
+    if found is None:
         return None
-    try:
-        seconds = float(time[4:] or 0)
-    except ValueError:
-        return None
-    days = int(day) if day.isdigit() else 0
-    return days * 86400.0 + int(time[:2]) * 3600 + int(time[2:4]) * 60 + seconds
+    day = header.acquisition_date
+    days = int(day) if re.fullmatch(r"\d{8}", day, re.ASCII) else 0
+    return days * 86400.0 + int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3] or 0)
 
 
 def by_study(tasks: Sequence[Task], fresh: Sequence[Task], owners: Mapping[str, str]) -> list[Task]:

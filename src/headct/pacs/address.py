@@ -97,7 +97,7 @@ def parse_listen(text: str) -> Listen:
     """
     title, _, place = text.rpartition("@")
     host, _, port = place.rpartition(":")
-    if not title or not host or not port.isdigit() or not 0 <= int(port) < 65536:
+    if not title or not host or not port.isdecimal() or not 0 <= int(port) < 65536:
         raise UsageError("--listen is not AET@HOST:PORT", remedy="e.g. HEADCT@0.0.0.0:11112")
     return Listen(require_ae_title(title), host.strip("[]"), int(port))
 

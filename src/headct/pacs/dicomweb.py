@@ -248,7 +248,7 @@ def _record(series: dict[str, Any]) -> SeriesRecord:
         _text(series, "SeriesInstanceUID"),
         _text(series, "Modality").upper(),
         _text(series, "BodyPartExamined").upper(),
-        int(n_images) if n_images.isdigit() else None,
+        int(n_images) if n_images.isdecimal() else None,
     )
 
 

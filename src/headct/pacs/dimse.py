@@ -117,7 +117,7 @@ class Dimse:
         records = {}
         for answer in self._find("SERIES", keys):
             uid, modality, part, n_images = (_text(answer, name) for name in SERIES_FIELDS)
-            n = int(n_images) if n_images.isdigit() else None
+            n = int(n_images) if n_images.isdecimal() else None
             records[uid] = SeriesRecord(uid, modality.upper(), part.upper(), n)
         return [records[uid] for uid in sorted(records) if uid]
 
