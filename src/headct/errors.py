@@ -15,6 +15,11 @@ Messages never quote a patient-identifying value: they name pseudonymous ids, co
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
 
 class HeadctError(Exception):
     """An error with a code for machines and a remedy for people.
@@ -83,3 +88,10 @@ class TrainingError(HeadctError):
     """Training cannot go on."""
 
     code = "training"
+
+
+def place_of(error: Exception) -> str:
+    """Kind and place of an error that nobody expected, without its text, which can quote a file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if Path(f.filename).is_relative_to(PACKAGE)] or frames
+    return f"{type(error).__name__} at {Path(ours[-1].filename).name}:{ours[-1].lineno}"

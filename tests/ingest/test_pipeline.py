@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,28 @@ def test_every_input_has_one_answer(store: Path, key_file: Path, head_series: li
     names = Pseudonymizer(load_key(key_file))
     wanted = sorted(names.scan_id(series.header.series_uid) for series in head_series[:4])
     assert sorted(open_store(store).scan_ids) == wanted
+
+
+def test_a_scan_on_which_headct_fails_does_not_stop_the_others(
+    archive: Path, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headct.ingest import series
+
+    n_calls = count()
+
+    def fails_once(*args: Any) -> Any:
+        if next(n_calls) == 0:
+            raise IndexError("Secretname")
+        return find_head(*args)
+
+    find_head = series.find_head
+    monkeypatch.setattr(series, "find_head", fails_once)
+    ingest([archive], tmp_path / "store", DEMO, jobs=0, key_file=key_file)
+    (failed,) = [i for i in items_of(tmp_path / "store") if "headct failed" in i["message"]]
+    assert (failed["status"], failed["reason"]) == ("refused", "unreadable")
+    assert "IndexError at series.py:" in failed["message"]
+    assert "Secretname" not in failed["message"]
+    assert len(open_store(tmp_path / "store")) == 3
 
 
 def test_manifest_says_what_the_scanner_did(store: Path, head_series: list[Any]) -> None:
@@ -185,6 +208,7 @@ def test_summary_page_needs_nothing_else(store: Path) -> None:
 STOPPED = """
 import os, signal, sys
 from functools import partial
+from itertools import count
 from pathlib import Path
 import headct.ingest.pipeline as pipeline
 from headct.store.writer import StoreWriter

@@ -9,7 +9,6 @@ import errno
 import os
 import sys
 import traceback
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -29,7 +28,7 @@ from headct.cli import (
     pretrain,
     store,
 )
-from headct.errors import HeadctError
+from headct.errors import HeadctError, place_of
 
 INTERRUPTED = 130
 PLACES = {
@@ -42,7 +41,6 @@ PLACES = {
     errno.ENAMETOOLONG: "has a name that is too long",
 }
 """What the system says of a path; the path itself is not shown, since it can name a patient."""
-PACKAGE = Path(__file__).parents[1]
 
 app = typer.Typer(
     help="From a head CT archive to a 3D foundation model and its use. Research use only.",
@@ -123,12 +121,9 @@ def _unexpected(error: Exception) -> int:
     """Show where it happened but not the message: a library's error can quote a header."""
     if os.environ.get("HEADCT_DEBUG"):
         traceback.print_exc()
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if Path(f.filename).is_relative_to(PACKAGE)]
-    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
     return _say(
         "unexpected",
-        f"{type(error).__name__} at {where}; its text is withheld, since it may quote patient data",
+        f"{place_of(error)}; its text is withheld, since it may quote patient data",
         "set HEADCT_DEBUG=1 to see all of it, and report the place and type as a bug",
         1,
     )

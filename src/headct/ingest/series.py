@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from headct.dicom.header import FileOutcome, Header
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.dicom.reasons import Reason, reason_of
 from headct.dicom.series import SeriesFiles, StackPlan, plan_stacks, read_stack
-from headct.errors import Refusal
+from headct.errors import GeometryError, HeadctError, Refusal, place_of
 from headct.ingest.bids import NiftiScan
 from headct.ingest.criteria import REASONS, Criteria, check_header, decide
 from headct.volume.canonical import to_canonical
@@ -114,7 +114,7 @@ def process(settings: Settings, task: Task) -> Outcome:
     if isinstance(content, FileOutcome):
         answer, scan = _file_answer(content), None
     elif isinstance(content, NiftiScan):
-        answer, scan = _nifti(settings, content)
+        answer, scan = _unharmed(lambda: _nifti(settings, content))
     else:
         from headct.ingest.remote import process_study
 
@@ -178,14 +178,34 @@ def read_scan(settings: Settings, series: SeriesFiles, plan: StackPlan | Refusal
     """Read a planned volume, look at it, bring it to the grid; or say why not."""
     if isinstance(plan, Refusal):
         return _refused((reason_of(plan), plan.message)), None
+    return _unharmed(lambda: _read_scan(settings, series, plan))
+
+
+def _unharmed(read: Callable[[], Found]) -> Found:
+    """What `read` found; where headct itself fails on a scan, that one is refused, and it is said.
+
+    Raises:
+        OSError, HeadctError: what is wrong with the machine or the command, not with the scan.
+    """
+    try:
+        return read()
+    except Refusal as refusal:
+        return _refused((reason_of(refusal), refusal.message)), None
+    except GeometryError as error:
+        return _refused((Reason.BAD_GEOMETRY, error.message)), None
+    except (OSError, HeadctError):
+        raise
+    except Exception as error:  # one scan never stops the others
+        message = f"headct failed on it ({place_of(error)}): please report this"
+        return _refused((Reason.UNREADABLE, message)), None
+
+
+def _read_scan(settings: Settings, series: SeriesFiles, plan: StackPlan) -> Found:
     early = early_faults(settings, plan)
     refused = decide(early, settings.criteria).refused
     if refused is not None:
         return _refused(refused), None
-    try:
-        volume = to_volume(read_stack(plan))
-    except Refusal as refusal:
-        return _refused((reason_of(refusal), refusal.message)), None
+    volume = to_volume(read_stack(plan))
     names = Pseudonymizer(settings.key)
     header = plan.headers[0]
     ids = {
@@ -216,8 +236,6 @@ def _nifti(settings: Settings, scan: NiftiScan) -> Found:
     try:
         volume = read_nifti(scan.path)
         content = hashlib.sha256(scan.path.read_bytes()).hexdigest()
-    except Refusal as refusal:
-        return _refused((reason_of(refusal), refusal.message)), None
     except OSError:
         return _refused((Reason.NO_PERMISSION, "")), None
     names = Pseudonymizer(settings.key)
