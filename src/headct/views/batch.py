@@ -160,21 +160,21 @@ class ViewMaker:
         self, hu: Tensor, drawn: list[tuple[Drawn, Drawn]], shape_zyx: Shape, with_locals: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Global views, their computed tokens, local views, and which global ones are flipped."""
-        scans = hu.to(torch.float32)
         large = _stack([d[0] for d in drawn], hu.device)
         if self.config.crop.stretch:
             place = place_stretched(large, self.shape_zyx, self.spacing_mm_zyx)
         else:
             place = place_globals(large, shape_zyx, self.shape_zyx, self.spacing_mm_zyx)
-        globals_hu = self._augmented(scans, place, large)
+        globals_hu = self._augmented(hu, place, large)
         keep = self.select_tokens(globals_hu.flatten(0, 1)).view(len(hu), globals_hu.shape[1], -1)
         flipped = large["flip"].view(len(hu), -1) > 0
-        locals_hu = self._locals(scans, drawn, self.config.crop.n_local if with_locals else 0)
+        locals_hu = self._locals(hu, drawn, self.config.crop.n_local if with_locals else 0)
         return globals_hu, keep, locals_hu, flipped
 
     def _locals(self, scans: Tensor, drawn: list[tuple[Drawn, Drawn]], n_local: int) -> Tensor:
         if n_local == 0:
-            return scans.new_empty((len(scans), 0, *self.local_shape))
+            shape = (len(scans), 0, *self.local_shape)
+            return scans.new_empty(shape, dtype=torch.float32)
         small = _stack([d[1] for d in drawn], scans.device)
         if self.config.crop.stretch:
             place = place_stretched(small, self.shape_zyx, self.spacing_mm_zyx)

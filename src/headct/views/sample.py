@@ -1,0 +1,59 @@
+"""Trilinear sampling of one scan on a CPU, twice as fast as `grid_sample` on volumes.
+
+PyTorch's kernel for volumes goes voxel by voxel, that for images takes a vector of pixels at a
+time. So a scan is read as one tall image, its slices under each other, whose second channel is the
+same image one slice further: one bilinear look-up gives both slices, and their mix is trilinear.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_VOXELS_AT_ONCE = 2**16  # coordinates and result of a part stay in the cache
+
+
+def pad_to_sample(scan: Tensor) -> Tensor:
+    """[z y x] -> [z+3 y+2 x] with the zeros that `sample_affine` may read beside the scan."""
+    return F.pad(scan, (0, 0, 1, 1, 1, 2))
+
+
+def sample_affine(padded: Tensor, start: Tensor, axes: Tensor, out: Tensor) -> None:
+    """Sample a scan on an oblique grid; 0 outside.
+
+    Coordinates count rows of the tall image in float32: they are exact to a few 1e-4 of a voxel.
+
+    Args:
+        padded: of `pad_to_sample`, float32.
+        start: [3] source index (z, y, x) of the first voxel of the view.
+        axes: [3 3] source voxels (row) per view voxel along each axis (column).
+        out: [z y x], the view, written in place.
+    """
+    n_z, n_y, n_x = padded.shape[0] - 3, padded.shape[1] - 2, padded.shape[2]
+    steps = [torch.arange(n, dtype=torch.float32) for n in out.shape]
+    plane = axes[:, 1, None, None] * steps[1][:, None] + axes[:, 2, None, None] * steps[2]
+    along = start[:, None] + axes[:, 0, None] * steps[0]  # [3 z]
+    low, high = plane[0].aminmax()
+    at_once = max(1, _VOXELS_AT_ONCE // plane[0].numel())
+    for first in range(0, out.shape[0], at_once):
+        part = out[first : first + at_once]
+        from_z, from_y, from_x = along[:, first : first + at_once, None, None]
+        bounds = torch.stack([from_z.amin() + low, from_z.amax() + high])
+        nearest, farthest = (int(b) for b in bounds.clamp_(-1, n_z).floor_())
+        n_rows = (farthest - nearest + 1) * (n_y + 2)
+        z = (plane[0] + from_z).clamp_(-1, n_z)
+        whole = z.floor()
+        share = z.sub_(whole)
+        at = z.new_empty(2, *part.shape)
+        torch.add(plane[2], from_x, out=at[0]).add_(0.5).mul_(2 / n_x).sub_(1)
+        torch.add(plane[1], from_y, out=at[1]).clamp_(-1, n_y)
+        at[1].add_(whole.sub_(nearest), alpha=n_y + 2).add_(1.5).mul_(2 / n_rows).sub_(1)
+        image = padded.as_strided(
+            (1, 2, n_rows, n_x),
+            (0, padded.stride(0), n_x, 1),
+            padded.storage_offset() + (nearest + 1) * padded.stride(0),
+        )
+        grid = at.flatten(1, 2).permute(1, 2, 0)[None]
+        both = F.grid_sample(image, grid, align_corners=False).view(2, *part.shape)
+        torch.lerp(both[0], both[1], share, out=part)
