@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headct.views.sample import pad_to_sample, sample_affine
+from headct.views.sample import sample_affine
 from headct.volume.volume import AIR_HU, Zyx
 
 Shape = tuple[int, int, int]
@@ -119,46 +119,46 @@ def cut(scans: Tensor, placement: Placement, spread: Sequence[Tensor | None], pa
             operator if psf is None else psf @ operator
             for psf, operator in zip(spread, operators, strict=True)
         ]
-    above_air = scans - float(AIR_HU)
     if scans.device.type == "cpu":
-        one_by_one = _sampled if path == "sample" else _on_axes
-        return one_by_one(above_air, placement, merged).add_(AIR_HU)
+        return _one_by_one(scans, placement, merged, path)
     views_each = len(placement.step) // len(scans)
-    above_air = above_air[:, None].expand(-1, views_each, -1, -1, -1).flatten(0, 1)
+    above_air = (scans - float(AIR_HU))[:, None].expand(-1, views_each, -1, -1, -1).flatten(0, 1)
     if path == "sample":
         grid = placement.sampling_grid()
         above_air = F.grid_sample(above_air[:, None], grid, align_corners=False)[:, 0]
     return apply_axes(above_air, merged).add_(AIR_HU)
 
 
-def _sampled(scans: Tensor, placement: Placement, spread: Sequence[Tensor | None]) -> Tensor:
-    """Views cut with rotation, one by one, then spread."""
-    views = scans.new_empty(len(placement.step), *placement.shape_zyx)
+def _one_by_one(
+    scans: Tensor, placement: Placement, operators: Sequence[Tensor | None], path: Path
+) -> Tensor:
+    """Views from the voxels that each depends on; "sample" spreads what it has sampled."""
+    views = torch.empty(len(placement.step), *placement.shape_zyx)
     starts, axes = placement.start_voxel(), placement.axes()
     views_each = len(views) // len(scans)
     for i, view in enumerate(views):
-        if i % views_each == 0:
-            padded = pad_to_sample(scans[i // views_each])
-        sample_affine(padded, starts[i], axes[i], view)
-    return apply_axes(views, spread)
-
-
-def _on_axes(scans: Tensor, placement: Placement, operators: Sequence[Tensor | None]) -> Tensor:
-    """Views cut with one matrix per axis, one by one, from the voxels that they depend on."""
-    views = scans.new_empty(len(placement.step), *placement.shape_zyx)
-    views_each = len(views) // len(scans)
-    for i, view in enumerate(views):
-        source, mine = scans[i // views_each], []
-        for axis, operator in enumerate(operators):
-            used = operator[i].any(0).nonzero()[:, 0] if operator is not None else None
-            if used is None or len(used) == 0:
-                mine.append(None if operator is None else operator[i])
-                continue
-            first, n = int(used[0]), int(used[-1] - used[0]) + 1
-            source = source.narrow(axis, first, n)
-            mine.append(operator[i].narrow(1, first, n))
-        view.copy_(_on_one(source, mine))
+        scan = scans[i // views_each]
+        mine = [None if operator is None else operator[i] for operator in operators]
+        if path == "sample":
+            sample_affine(scan, starts[i], axes[i], view)
+            on_view = view
+        else:
+            on_view, mine = _used(scan, mine)
+            on_view = on_view - float(AIR_HU)
+        torch.add(_on_one(on_view, mine), AIR_HU, out=view)
     return views
+
+
+def _used(scan: Tensor, operators: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
+    """The box of a scan that operators look at, and the same operators on that box."""
+    on_box: list[Tensor | None] = []
+    for axis, operator in enumerate(operators):
+        if operator is not None:
+            used = operator.any(0).nonzero()[:, 0].tolist() or [0]
+            first, n = used[0], used[-1] - used[0] + 1
+            scan, operator = scan.narrow(axis, first, n), operator.narrow(1, first, n)
+        on_box.append(operator)
+    return scan, on_box
 
 
 def _slices(scans: Tensor, placement: Placement) -> Tensor:
@@ -181,9 +181,8 @@ def apply_axes(hu: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
     if all(operator is None for operator in operators):
         return hu
     if hu.device.type == "cpu":
-        needed = [[None] * len(hu) if o is None else _unless_identity(o) for o in operators]
-        each = [_on_one(view, mine) for view, *mine in zip(hu, *needed, strict=True)]
-        return torch.stack(each)
+        by_view = zip(hu, *([None] * len(hu) if o is None else o for o in operators), strict=True)
+        return torch.stack([_on_one(view, mine) for view, *mine in by_view])
     on_z, on_y, on_x = operators
     n = len(hu)
     if on_z is not None:
@@ -197,17 +196,9 @@ def apply_axes(hu: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
     return hu
 
 
-def _unless_identity(operator: Tensor) -> list[Tensor | None]:
-    """The matrix of each view, None where it changes nothing."""
-    if operator.shape[1] != operator.shape[2]:
-        return list(operator)
-    identity = (operator == torch.eye(operator.shape[1])).all(2).all(1).tolist()
-    return [None if same else one for same, one in zip(identity, operator, strict=True)]
-
-
 def _on_one(view: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
-    """[z y x] with a matrix [out in] per axis applied."""
-    on_z, on_y, on_x = operators
+    """[z y x] with a matrix [out in] per axis applied; those that change nothing are left out."""
+    on_z, on_y, on_x = (None if o is None or _is_identity(o) else o for o in operators)
     if on_z is not None:
         view = (on_z @ view.flatten(1)).view(-1, *view.shape[1:])
     if on_y is not None:
@@ -215,6 +206,11 @@ def _on_one(view: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
     if on_x is not None:
         view = view @ on_x.mT
     return view
+
+
+def _is_identity(operator: Tensor) -> bool:
+    n_out, n_in = operator.shape
+    return n_out == n_in and torch.equal(operator, torch.eye(n_in))
 
 
 def row(values: Sequence[float], device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from headct.config import Config
 from headct.views.draws import Drawn, chance, uniform
 
-HEAD_ABOVE_HU = -500.0
+HEAD_ABOVE_HU = -500
 
 Shape = tuple[int, int, int]
 

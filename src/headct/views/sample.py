@@ -7,29 +7,30 @@ same image one slice further: one bilinear look-up gives both slices, and their 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headct.volume.volume import AIR_HU
+
 _VOXELS_AT_ONCE = 2**16  # coordinates and result of a part stay in the cache
 
 
-def pad_to_sample(scan: Tensor) -> Tensor:
-    """[z y x] -> [z+3 y+2 x] with the zeros that `sample_affine` may read beside the scan."""
-    return F.pad(scan, (0, 0, 1, 1, 1, 2))
-
-
-def sample_affine(padded: Tensor, start: Tensor, axes: Tensor, out: Tensor) -> None:
-    """Sample a scan on an oblique grid; 0 outside.
+def sample_affine(scan: Tensor, start: Tensor, axes: Tensor, out: Tensor) -> None:
+    """Sample HU above air on an oblique grid; 0 outside the scan.
 
     Coordinates count rows of the tall image in float32: they are exact to a few 1e-4 of a voxel.
 
     Args:
-        padded: of `pad_to_sample`, float32.
+        scan: [z y x] HU, any number type.
         start: [3] source index (z, y, x) of the first voxel of the view.
         axes: [3 3] source voxels (row) per view voxel along each axis (column).
-        out: [z y x], the view, written in place.
+        out: [z y x] float32, the view, written in place.
     """
+    lowest, padded = _box_above_air(scan, start, axes, out.shape)
+    start = start - lowest
     n_z, n_y, n_x = padded.shape[0] - 3, padded.shape[1] - 2, padded.shape[2]
     steps = [torch.arange(n, dtype=torch.float32) for n in out.shape]
     plane = axes[:, 1, None, None] * steps[1][:, None] + axes[:, 2, None, None] * steps[2]
@@ -57,3 +58,24 @@ def sample_affine(padded: Tensor, start: Tensor, axes: Tensor, out: Tensor) -> N
         grid = at.flatten(1, 2).permute(1, 2, 0)[None]
         both = F.grid_sample(image, grid, align_corners=False).view(2, *part.shape)
         torch.lerp(both[0], both[1], share, out=part)
+
+
+def _box_above_air(
+    scan: Tensor, start: Tensor, axes: Tensor, shape_zyx: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The part of a scan around a view: its first voxel [3], and [z+3 y+2 x] float32 HU above air
+    with the zeros beside it that the image look-ups may touch.
+    """
+    edges = axes * (torch.tensor(shape_zyx) - 1)
+    first = (start + edges.clamp(max=0).sum(1) - 1).floor().tolist()
+    last = (start + edges.clamp(min=0).sum(1) + 1).ceil().tolist()
+    box = [
+        slice(int(min(max(a, 0), n - 1)), int(max(min(b + 1, n), 1)))
+        for a, b, n in zip(first, last, scan.shape, strict=True)
+    ]
+    z, y, x = (b.stop - b.start for b in box)
+    padded = torch.empty(z + 3, y + 2, x)
+    for border in (padded[:1], padded[-2:], padded[:, :1], padded[:, -1:]):
+        border.zero_()
+    padded[1:-2, 1:-1].copy_(scan[tuple(box)]).sub_(float(AIR_HU))
+    return torch.tensor([b.start for b in box], dtype=torch.float32), padded

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from headct.config import Config
 from headct.views.draws import Drawn, chance, uniform
@@ -33,6 +34,7 @@ class Kernel(Config):
         mm = torch.arange(size, device=amount.device) * spacing_mm
         sigma = drawn["kernel_sigma_mm"][:, None, None]
         blur = torch.exp(-0.5 * ((mm[:, None] - mm) / sigma) ** 2)
+        blur = F.threshold(blur, 1e-6, 0.0)  # denormal numbers would slow every product
         blur = blur / blur.sum(-1, keepdim=True)
         one = torch.eye(size, device=amount.device)
         return one + amount[:, None, None] * (one - blur)
