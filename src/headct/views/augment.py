@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headct.config import Config
 from headct.views.cut import Placement, apply_axes
-from headct.views.draws import Drawn, chance, normal, touched, uniform
+from headct.views.draws import Drawn, chance, chosen, normal, touched, uniform
 from headct.views.metal import MetalStreaks
 from headct.views.noise import SKULL_BASE_MM, Noise
 from headct.views.spread import Kernel, SliceThickness
@@ -106,21 +106,19 @@ class MotionGhost(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Mix the view with its shifted copy inside the band."""
-        chosen = drawn["ghost_weight"].nonzero()[:, 0]
-        if len(chosen) == 0:
-            return hu
-        shift = drawn["ghost_shift_mm"][chosen]
-        shifts = [
-            _shift_operator(shift[:, i], size, mm)
-            for i, (size, mm) in enumerate(zip(hu.shape[2:], at.spacing_mm_zyx[1:], strict=True))
-        ]
-        ghost = apply_axes(hu[chosen], [None, *shifts])
-        below = at.below_top_mm()[chosen]
+        below = at.below_top_mm()
         span = below[:, -1:] - below[:, :1]
-        middle = below[:, :1] + drawn["ghost_place"][chosen, None] * span
-        inside = (below - middle).abs() < drawn["ghost_height_mm"][chosen, None] / 2
-        weight = (inside * drawn["ghost_weight"][chosen, None])[:, :, None, None]
-        hu[chosen] = hu[chosen] + weight * (ghost - hu[chosen])
+        middle = below[:, :1] + drawn["ghost_place"][:, None] * span
+        inside = (below - middle).abs() < drawn["ghost_height_mm"][:, None] / 2
+        weight = (inside * drawn["ghost_weight"][:, None])[:, :, None, None]
+        for rows in chosen(drawn["ghost_weight"]):
+            shifts = [
+                _shift_operator(drawn["ghost_shift_mm"][rows, i], size, mm)
+                for i, (size, mm) in enumerate(
+                    zip(hu.shape[2:], at.spacing_mm_zyx[1:], strict=True)
+                )
+            ]
+            hu[rows] = hu[rows].lerp_(apply_axes(hu[rows], [None, *shifts]), weight[rows])
         return hu
 
 
@@ -137,17 +135,16 @@ class Erase(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Set to air what lies outside an adult head and has mostly air around it."""
-        chosen = drawn["erase"].nonzero()[:, 0]
-        if len(chosen) == 0:
-            return hu
         boxes = [
-            _box_operator(n, self.around_mm / mm, hu.device)
+            _box_operator(n, self.around_mm / mm, hu.device)[None]
             for n, mm in zip(hu.shape[1:], at.spacing_mm_zyx, strict=True)
         ]
-        solid = (hu[chosen] > -500).to(torch.float32)
-        around = apply_axes(solid, [box.expand(len(chosen), -1, -1) for box in boxes])
-        rim = _radius_squared(at)[chosen][:, None] > 0.8
-        hu[chosen] = torch.where(rim & (around < 0.4), float(AIR_HU), hu[chosen])
+        rim = _radius_squared(at)[:, None] > 0.8
+        for rows in chosen(drawn["erase"]):
+            solid = (hu[rows] > -500).to(torch.float32)
+            around = apply_axes(solid, [box.expand(len(solid), -1, -1) for box in boxes])
+            thin = around.lt(0.4).logical_and_(rim[rows])
+            hu[rows] = hu[rows].masked_fill_(thin, float(AIR_HU))
         return hu
 
 
