@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headct.views.mask import patch_occupancy
 from headct.volume.volume import AIR_HU
 from headct.volume.window import Window
 
-TISSUE_ABOVE_HU = -500.0
 ZyxInt = tuple[int, int, int]
 
 
@@ -195,7 +195,7 @@ def select_head_tokens(hu: Tensor, n_tokens: int, patch_zyx: ZyxInt) -> Tensor:
     Returns:
         [b t] long, ascending; the same for the same scan in any batch.
     """
-    tissue = gather_patches((hu > TISSUE_ABOVE_HU).float(), patch_zyx, outside=0.0).mean(dim=-1)
+    tissue = patch_occupancy(hu, patch_zyx).flatten(1)
     grid = grid_shape(hu.shape[1:], patch_zyx)
     n_tokens = min(n_tokens, tissue.shape[1])
     with_rim = F.pad(torch.unflatten(tissue, 1, grid)[:, None], (1, 1, 1, 1, 1, 1))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional as F
 
 from headct.config import Config
 from headct.views.draws import Drawn, chance, uniform
@@ -46,11 +47,21 @@ class MaskConfig(Config):
 
 
 def patch_occupancy(hu: Tensor, patch_voxels_zyx: Shape) -> Tensor:
-    """Share of each patch's voxels above -500 HU: [n z y x] -> [n gz gy gx]."""
-    n, z, y, x = hu.shape
-    pz, py, px = patch_voxels_zyx
-    grid = (hu > HEAD_ABOVE_HU).view(n, z // pz, pz, y // py, py, x // px, px)
-    return grid.to(torch.float32).mean(dim=(2, 4, 6))
+    """Share of each patch's voxels above -500 HU: [n z y x] -> [n gz gy gx].
+
+    A part of a patch at the far end counts as one, with air beyond the volume.
+    """
+    if hu.device.type == "cpu" and len(hu) > 1:  # one after another, in the cache
+        return torch.cat([patch_occupancy(one, patch_voxels_zyx) for one in hu.split(1)])
+    (pz, py, px), n = patch_voxels_zyx, len(hu)
+    head = hu > HEAD_ABOVE_HU
+    missing = [-size % p for size, p in zip(hu.shape[1:], patch_voxels_zyx, strict=True)]
+    if any(missing):
+        head = F.pad(head, (0, missing[2], 0, missing[1], 0, missing[0]))
+    _, z, y, x = head.shape
+    columns = head.view(n, z // pz, pz, y * x).view(torch.uint8).sum(2, dtype=torch.int16)
+    counts = columns.view(n, z // pz, y // py, py, x // px, px).sum((3, 5))
+    return counts.to(torch.float32) / (pz * py * px)
 
 
 def draw_mask(keep: Tensor, grid_zyx: Shape, drawn: dict[str, Tensor], n_masked: int) -> Tensor:
