@@ -5,12 +5,14 @@
 One thread, CPU milliseconds per scan, side by side on the same heads. A scan gives the views of the
 recipe of that name: two global ones and the local crops at native size.
 
-- `ours`: one resampling per view that merges crop, pose and point spread, then the scanner's
-  augmentations in HU (`headct.views`); windows are left to the encoder.
-- `ours-axes`: the same without rotations, as `demo` has it.
+- `ours`: one resampling per view that merges crop and pose, point spread, then the scanner's
+  augmentations in HU (`headct.views`), chosen tokens and masks; windows are left to the encoder.
+- `ours-axes`: the same without rotations.
+- `ours-named`: crop, zoom, flip, smooth and shift of every view and nothing else, as MONAI's below.
 - `monai`: three windows cached as the reference caches them, then RandSpatialCrop, Resize
   (trilinear), RandFlip, RandGaussianSmooth, RandShiftIntensity, each applied to every view.
-- `monai-full`: the same with every view resized to the whole grid, as FM-CT does with its crops.
+- `monai-hu`: the same on one channel of HU, as ours.
+- `monai-full`: three windows and every view resized to the whole grid, as FM-CT does.
 """
 
 from __future__ import annotations
@@ -36,6 +38,18 @@ from headct.views.batch import ViewMaker
 from headct.volume.preprocessing import PRESETS, Preprocessing
 from headct.volume.window import WINDOWS
 
+UPRIGHT = ("views.pose.rotation_lr_deg=0", "views.pose.rotation_deg=0")
+NAMED = (
+    *UPRIGHT,
+    "views.pose.zoom=0.08",
+    "views.augment.kernel.probability=1",
+    "views.augment.slice_thickness.probability=1",
+    *(
+        f"views.augment.{name}.probability=0"
+        for name in ("cupping", "skull_base", "motion_ghost", "noise", "erase", "metal")
+    ),
+)
+
 
 def heads(n: int, grid: Preprocessing) -> torch.Tensor:
     preset = load_preset("canonical", [])
@@ -59,14 +73,18 @@ def ours(recipe: PretrainRecipe, grid: Preprocessing, hu: torch.Tensor) -> Calla
 
 
 def monai(
-    recipe: PretrainRecipe, grid: Preprocessing, hu: torch.Tensor, full: bool
+    recipe: PretrainRecipe, grid: Preprocessing, hu: torch.Tensor, *, windows: bool, full: bool
 ) -> Callable[[int], object]:
     from monai import transforms as mt
 
     crop = recipe.views.crop
     edges = [round(crop.local_mm / mm) for mm in grid.spacing_mm_zyx]
     low = [round(crop.global_fraction[0] * n) for n in grid.shape_zyx]
-    channels = [torch.stack([torch.from_numpy(w.apply(s.numpy())) for w in WINDOWS]) for s in hu]
+    channels = [s[None].float() for s in hu]
+    if windows:
+        channels = [
+            torch.stack([torch.from_numpy(w.apply(s.numpy())) for w in WINDOWS]) for s in hu
+        ]
 
     def pipeline(smallest: list[int], size: list[int], any_size: bool) -> Callable[..., object]:
         steps = [
@@ -111,19 +129,22 @@ def main() -> None:
     torch.set_num_threads(1)
     grid = PRESETS[args.grid]
     hu = heads(args.scans, grid)
-    recipe = load_recipe(args.grid, PretrainRecipe, (), builtin="headct.recipes")
-    still = ("views.pose.rotation_lr_deg=0", "views.pose.rotation_deg=0")
-    upright = load_recipe(args.grid, PretrainRecipe, still, builtin="headct.recipes")
+    recipe, upright, named = (
+        load_recipe(args.grid, PretrainRecipe, changed, builtin="headct.recipes")
+        for changed in ((), UPRIGHT, NAMED)
+    )
     cases = {
         "ours": ours(recipe, grid, hu),
         "ours-axes": ours(upright, grid, hu),
-        "monai": monai(recipe, grid, hu, full=False),
-        "monai-full": monai(recipe, grid, hu, full=True),
+        "ours-named": ours(named, grid, hu),
+        "monai": monai(recipe, grid, hu, windows=True, full=False),
+        "monai-hu": monai(recipe, grid, hu, windows=False, full=False),
+        "monai-full": monai(recipe, grid, hu, windows=True, full=True),
     }
     found = {name: cpu_ms(make, args.scans, args.repeat) for name, make in cases.items()}
     for name, ms in found.items():
         ratio = {
-            f"{other} / this": round(found[other] / ms, 1) for other in ("monai", "monai-full")
+            f"{other} / this": round(found[other] / ms, 1) for other in found if "monai" in other
         }
         print(
             json.dumps({"case": name, "grid": args.grid, "cpu_ms_per_scan": round(ms, 1), **ratio})

@@ -52,7 +52,7 @@ def patch_occupancy(hu: Tensor, patch_voxels_zyx: Shape) -> Tensor:
     A part of a patch at the far end counts as one, with air beyond the volume.
     """
     if hu.device.type == "cpu" and len(hu) > 1:  # one after another, in the cache
-        return torch.cat([patch_occupancy(one, patch_voxels_zyx) for one in hu.split(1)])
+        return torch.cat([patch_occupancy(one, patch_voxels_zyx) for one in hu[:, None]])
     (pz, py, px), n = patch_voxels_zyx, len(hu)
     head = hu > HEAD_ABOVE_HU
     missing = [-size % p for size, p in zip(hu.shape[1:], patch_voxels_zyx, strict=True)]

@@ -35,6 +35,8 @@ def sample_affine(scan: Tensor, start: Tensor, axes: Tensor, out: Tensor) -> Non
     steps = [torch.arange(n, dtype=torch.float32) for n in out.shape]
     plane = axes[:, 1, None, None] * steps[1][:, None] + axes[:, 2, None, None] * steps[2]
     along = start[:, None] + axes[:, 0, None] * steps[0]  # [3 z]
+    plane[2].add_(0.5).mul_(2 / n_x).sub_(1)  # as `grid_sample` counts
+    along[2].mul_(2 / n_x)
     low, high = plane[0].aminmax()
     at_once = max(1, _VOXELS_AT_ONCE // plane[0].numel())
     for first in range(0, out.shape[0], at_once):
@@ -47,7 +49,7 @@ def sample_affine(scan: Tensor, start: Tensor, axes: Tensor, out: Tensor) -> Non
         whole = z.floor()
         share = z.sub_(whole)
         at = z.new_empty(2, *part.shape)
-        torch.add(plane[2], from_x, out=at[0]).add_(0.5).mul_(2 / n_x).sub_(1)
+        torch.add(plane[2], from_x, out=at[0])
         torch.add(plane[1], from_y, out=at[1]).clamp_(-1, n_y)
         at[1].add_(whole.sub_(nearest), alpha=n_y + 2).add_(1.5).mul_(2 / n_rows).sub_(1)
         image = padded.as_strided(
