@@ -39,7 +39,7 @@ class Gain(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         """Scale HU about 0 (water) and add the offset."""
-        return torch.addcmul(_column(drawn["offset_hu"]), hu, _column(drawn["gain"]), out=hu)
+        return hu.mul_(_column(drawn["gain"])).add_(_column(drawn["offset_hu"]))
 
 
 class Cupping(Config):

@@ -136,12 +136,7 @@ class ViewMaker:
         z, y, x = (int(rng.choice(edges)) for edges in self.global_edges)
         self._bank = self._bank.to(hu.device)
         drawn = [self.draw(epoch, position) for epoch, position in places]
-        scans_each = 2 if hu.device.type == "cpu" else len(hu)  # a few fit a CPU cache
-        parts = [
-            self._views(hu[i : i + scans_each], drawn[i : i + scans_each], (z, y, x), with_locals)
-            for i in range(0, len(hu), scans_each)
-        ]
-        large, keep, small, flipped = (torch.cat(part) for part in zip(*parts, strict=True))
+        large, keep, small, flipped = self._views(hu, drawn, (z, y, x), with_locals)
         masked = self._mask(keep, (z, y, x), drawn, rng)
         return ViewBatch(large, small, keep, masked, flipped, self.spacing_mm_zyx)
 

@@ -54,14 +54,24 @@ def patch_occupancy(hu: Tensor, patch_voxels_zyx: Shape) -> Tensor:
     if hu.device.type == "cpu" and len(hu) > 1:  # one after another, in the cache
         return torch.cat([patch_occupancy(one, patch_voxels_zyx) for one in hu[:, None]])
     (pz, py, px), n = patch_voxels_zyx, len(hu)
-    head = hu > HEAD_ABOVE_HU
+    head = _above(hu, HEAD_ABOVE_HU)
     missing = [-size % p for size, p in zip(hu.shape[1:], patch_voxels_zyx, strict=True)]
     if any(missing):
         head = F.pad(head, (0, missing[2], 0, missing[1], 0, missing[0]))
     _, z, y, x = head.shape
-    columns = head.view(n, z // pz, pz, y * x).view(torch.uint8).sum(2, dtype=torch.int16)
-    counts = columns.view(n, z // pz, y // py, py, x // px, px).sum((3, 5))
-    return counts.to(torch.float32) / (pz * py * px)
+    columns = (
+        head.view(n, z // pz, pz, y * x)
+        .view(torch.uint8)
+        .sum(2, dtype=torch.uint8 if pz < 256 else torch.int32)
+    )
+    counts = columns.view(n, z // pz, y // py, py, x // px, px).to(torch.float32).sum((3, 5))
+    return counts / (pz * py * px)
+
+
+def _above(hu: Tensor, level_hu: int) -> Tensor:
+    if hu.device.type == "cpu" and hu.dtype in (torch.int16, torch.float32):
+        return torch.from_numpy(hu.numpy() > level_hu)  # four times faster than torch's
+    return hu > level_hu
 
 
 def draw_mask(keep: Tensor, grid_zyx: Shape, drawn: dict[str, Tensor], n_masked: int) -> Tensor:

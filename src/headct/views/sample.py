@@ -50,8 +50,10 @@ def sample_affine(scan: Tensor, start: Tensor, axes: Tensor, out: Tensor) -> Non
         share = z.sub_(whole)
         at = z.new_empty(2, *part.shape)
         torch.add(plane[2], from_x, out=at[0])
-        torch.add(plane[1], from_y, out=at[1]).clamp_(-1, n_y)
-        at[1].add_(whole.sub_(nearest), alpha=n_y + 2).add_(1.5).mul_(2 / n_rows).sub_(1)
+        row = 2 / n_rows
+        torch.add((from_y + 1.5) * row - 1, plane[1], alpha=row, out=at[1])
+        at[1].clamp_(0.5 * row - 1, (n_y + 1.5) * row - 1)
+        at[1].add_(whole.sub_(nearest), alpha=(n_y + 2) * row)
         image = padded.as_strided(
             (1, 2, n_rows, n_x),
             (0, padded.stride(0), n_x, 1),

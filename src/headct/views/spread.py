@@ -31,10 +31,10 @@ class Kernel(Config):
         amount = drawn["kernel_amount"]
         if not amount.any():
             return None
-        mm = torch.arange(size, device=amount.device) * spacing_mm
-        sigma = drawn["kernel_sigma_mm"][:, None, None]
-        blur = torch.exp(-0.5 * ((mm[:, None] - mm) / sigma) ** 2)
-        blur = F.threshold(blur, 1e-6, 0.0)  # denormal numbers would slow every product
+        voxel = torch.arange(size, device=amount.device)
+        fall = torch.exp(-0.5 * (voxel * spacing_mm / drawn["kernel_sigma_mm"][:, None]) ** 2)
+        fall = F.threshold(fall, 1e-6, 0.0)  # denormal numbers would slow every product
+        blur = fall[:, (voxel[:, None] - voxel).abs()]
         blur = blur / blur.sum(-1, keepdim=True)
         one = torch.eye(size, device=amount.device)
         return one + amount[:, None, None] * (one - blur)
