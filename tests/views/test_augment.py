@@ -198,3 +198,19 @@ def test_erase_takes_the_table_and_leaves_the_head():
     assert (erased[0, :, 1] == -1024).all()
     assert (erased[0, head] == 30).all()
     assert torch.equal(erased[1], hu[1])
+
+
+@pytest.mark.parametrize("augmentation", [Erase(probability=0.5), MotionGhost(probability=0.5)])
+def test_chosen_views_at_once_are_the_views_one_by_one(augmentation, monkeypatch):
+    drawn = draw(augmentation, 6)
+    sparse = torch.rand(6, *GRID, generator=torch.Generator().manual_seed(0)) ** 6
+    before = 3000 * sparse - 1024
+    one_by_one = augmentation.apply(before.clone(), drawn, at(6))
+
+    def by_number(amount: torch.Tensor) -> list[torch.Tensor]:  # as on a GPU
+        return [amount.nonzero()[:, 0]]
+
+    monkeypatch.setattr("headct.views.augment.chosen", by_number)
+    at_once = augmentation.apply(before.clone(), drawn, at(6))
+    assert not torch.equal(one_by_one, before)
+    torch.testing.assert_close(at_once, one_by_one)

@@ -70,8 +70,10 @@ class Placement:
 
     def start_voxel(self) -> Tensor:
         """[n 3] source index (z, y, x) of the first voxel of each view."""
-        half = (row(self.shape_zyx, self.step.device) - 1) / 2
-        return self.centre_voxel - self.axes() @ half
+        start, axes = self.centre_voxel, self.axes()
+        for axis, n in enumerate(self.shape_zyx):  # no matrix product: it rounds by batch size
+            start = start - axes[:, :, axis] * ((n - 1) / 2)
+        return start
 
     def sampling_grid(self) -> Tensor:
         """[n z y x 3] for `grid_sample` (x, y, z order, align_corners False)."""
