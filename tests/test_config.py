@@ -3,6 +3,7 @@ from __future__ import annotations
 import tomllib
 
 import pytest
+from pydantic import Field
 
 from headct.config import Config, load_recipe, to_toml
 from headct.errors import UsageError
@@ -18,7 +19,8 @@ class Recipe(Config):
     name: str = "x"
     amp: bool = True
     optim: Optim = Optim()
-    layers: tuple[Optim, ...] = ()
+    layers: tuple[Optim, ...] = Field(default=(Optim(),), min_length=1)
+    short: tuple[int, ...] = Field(default=(1,), min_length=1)
 
 
 def load(tmp_path, text, *overrides):
@@ -44,6 +46,14 @@ def test_all_faults_are_listed_at_once_with_the_nearest_key(tmp_path):
     assert "optim.peak_lrr: unknown key; did you mean peak_lr?" in message
     assert "steps: Field required" in message
     assert "layers.0.warm" in message
+
+
+def test_a_list_of_faulty_items_is_not_called_empty(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, "steps = 3\n[[layers]]\npeak_lr = 'high'\n", "short=[]")
+    assert "layers.0.peak_lr" in str(caught.value)
+    assert "layers:" not in str(caught.value)
+    assert "short: Tuple should have at least 1 item" in str(caught.value)
 
 
 def test_broken_toml_missing_file_and_odd_overrides(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from headct.errors import UsageError
 
@@ -70,12 +71,19 @@ def check(values: dict[str, Any], model: type[C], name: str) -> C:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [_fault(model, item["loc"], item["msg"], item["type"]) for item in error.errors()]
+        faults = [_fault(model, item["loc"], item["msg"], item["type"]) for item in _own(error)]
         raise UsageError(
             f"{name} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n"
             + "\n".join(f"  {fault}" for fault in faults),
             remedy="correct these keys in the recipe or in --set",
         ) from error
+
+
+def _own(error: ValidationError) -> list[ErrorDetails]:
+    """Its faults, without the lists that are short only for want of items that are faulty."""
+    items = error.errors()
+    inner = {item["loc"][:n] for item in items for n in range(len(item["loc"]))}
+    return [item for item in items if item["type"] != "too_short" or item["loc"] not in inner]
 
 
 def to_toml(config: Config) -> str:

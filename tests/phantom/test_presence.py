@@ -7,9 +7,11 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from headct.errors import UsageError
 from headct.phantom.anatomy import AGE_YEARS
 from headct.phantom.findings import Lesion
 from headct.phantom.patient import draw_findings
+from headct.phantom.plan import plan_studies
 from headct.phantom.presence import EXCLUDES, Sex, draw_presence
 from headct.phantom.profile import (
     DRAWN_FINDINGS,
@@ -112,6 +114,15 @@ def test_nothing_and_all_prevalence() -> None:
     assert {present for *_, present in people(nothing, 100)} == {()}
     always = PhantomPreset.model_validate({"prevalence": {"edh": 1.0}})
     assert share("edh", people(always, 100)) == 1
+
+
+def test_findings_that_exclude_each_other_cannot_both_be_common() -> None:
+    asked = {"atrophy": 0.9, "oedema": 0.9}
+    preset = PhantomPreset.model_validate({"prevalence": asked})
+    with pytest.raises(UsageError, match=r"prevalence\.oedema: 0.9 .* atrophy or hydrocephalus"):
+        plan_studies(preset)
+    possible = PhantomPreset.model_validate({"prevalence": asked | {"oedema": 0.05}})
+    assert abs(share("oedema", people(possible, 2000)) - 0.05) < 0.02
 
 
 @lru_cache

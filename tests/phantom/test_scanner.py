@@ -149,6 +149,7 @@ def test_an_impossible_site_is_refused(tmp_path: Path, text: str, words: str) ->
         ("prevalence.sdhh=0.1", "did you mean sdh"),
         ("severity=0", "severity"),
         ("scale_sd=0.9", "scale_sd"),
+        ("min_slice_mm=500", "min_slice_mm.*equal to 20"),
     ],
 )
 def test_an_impossible_preset_is_refused(override: str, words: str) -> None:

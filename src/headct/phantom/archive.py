@@ -13,6 +13,7 @@ ARCHIVE/  dicom/<site>/ST00001/...   CT series and everything else that lies in 
           truth/planted.csv          what was planted, and what ingest must say about it
           pool/                      store of unlabelled scans
           config.toml  run.json      the recipe, and how it was run
+          sites/<site>.toml          the site profiles that it names, in full
 
 Safe against a kill at any moment: a study counts once its line is in the journal, and the same
 command goes on from there to the same bytes.
@@ -39,7 +40,7 @@ from headct.phantom.odd.plant import plant_odd
 from headct.phantom.outputs import StudyJob, StudyRecord, make_study
 from headct.phantom.plan import Study, plan_studies, study_uid
 from headct.phantom.pool import item_of, write_pool
-from headct.phantom.profile import FINDINGS, Output, PhantomPreset
+from headct.phantom.profile import FINDINGS, Output, PhantomPreset, named_sites
 from headct.progress import tracking
 from headct.run import append_jsonl, read_jsonl, write_run_record
 from headct.store.writer import StoreWriter
@@ -113,12 +114,17 @@ def write_archive(preset: PhantomPreset, folder: Path, n_workers: int) -> str:
         What is there, in a few lines.
 
     Raises:
-        UsageError: the folder holds something else, or an archive of another recipe.
+        UsageError: the folder holds something else, or an archive of another recipe or of other
+            site profiles.
     """
     studies = plan_studies(preset)
-    _require_ours(preset, folder)
+    profiles = _profiles(preset)
+    _require_ours(preset, profiles, folder)
     if not (folder / CONFIG).exists():
         write_run_record(folder, preset, seed=preset.seed, verb="phantom")
+    for path, text in profiles.items():
+        if not (folder / path).exists():
+            write_text(folder / path, text)
     made = (folder / LABELS).exists()
     records = [] if made else _make_studies(preset, studies, folder, n_workers)
     n_pool = write_pool(preset, folder / "pool", n_workers) if preset.n_pool else 0
@@ -132,7 +138,12 @@ def write_archive(preset: PhantomPreset, folder: Path, n_workers: int) -> str:
     return _summary(folder, studies, n_pool)
 
 
-def _require_ours(preset: PhantomPreset, folder: Path) -> None:
+def _profiles(preset: PhantomPreset) -> dict[str, str]:
+    """Path in the archive -> text of each site profile: the recipe has but the name of a file."""
+    return {f"sites/{site.name}.toml": to_toml(site) for site in named_sites(preset)}
+
+
+def _require_ours(preset: PhantomPreset, profiles: dict[str, str], folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder.name!r} is a file", remedy="give a folder to --out")
     if not folder.exists() or not any(folder.iterdir()):
@@ -148,6 +159,12 @@ def _require_ours(preset: PhantomPreset, folder: Path) -> None:
             f"{folder.name!r} was made with another recipe or seed",
             remedy=f"give another --out, remove the folder, or run with its own {CONFIG}",
         )
+    for path, text in profiles.items():
+        if (folder / path).exists() and (folder / path).read_text(encoding="utf-8") != text:
+            raise UsageError(
+                f"{folder.name!r} was made with another {path}",
+                remedy="give another --out, or the site profile as it was",
+            )
 
 
 def _make_studies(

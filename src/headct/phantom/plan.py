@@ -16,7 +16,8 @@ from headct.phantom.dicom import TransferSyntax
 from headct.phantom.faults import FAULTS
 from headct.phantom.files import phantom_uid
 from headct.phantom.patient import scan_day
-from headct.phantom.profile import PhantomPreset, site_for
+from headct.phantom.presence import require_prevalence
+from headct.phantom.profile import PhantomPreset, named_sites, site_for
 from headct.phantom.shortcut import require_shortcut
 from headct.phantom.site import SiteProfile
 
@@ -112,7 +113,14 @@ def study_uid(seed: int, study: Study) -> str:
 
 
 def plan_studies(preset: PhantomPreset) -> list[Study]:
-    """All studies: labelled ones by site and split, rescans, then the planted ones."""
+    """All studies: labelled ones by site and split, rescans, then the planted ones.
+
+    Raises:
+        UsageError: see `archive_sites` and `require_prevalence`; or more scans than patients have
+            numbers.
+    """
+    _require_numbers(preset)
+    require_prevalence(preset.prevalence)
     sites = [site.name for site in archive_sites(preset)]
     index = count()
     studies = [
@@ -123,6 +131,25 @@ def plan_studies(preset: PhantomPreset) -> list[Study]:
     studies += [_rescan(preset, study, next(index)) for study in _rescanned(preset, studies)]
     planted = preset.faults and preset.output == "dicom"
     return studies + (_faulty(preset, sites, index) if planted else [])
+
+
+def _require_numbers(preset: PhantomPreset) -> None:
+    """Labelled patients and those of the pool are others only while neither run out of numbers."""
+    n_pool = FAULTY_PATIENTS_FROM - POOL_PATIENTS_FROM
+    counts = {
+        "n_train + n_tune + n_test": (
+            preset.n_train + preset.n_tune + preset.n_test,
+            POOL_PATIENTS_FROM,
+        ),
+        "n_external": (preset.n_external, POOL_PATIENTS_FROM),
+        "n_pool": (preset.n_pool, n_pool),
+    }
+    for key, (n, most) in counts.items():
+        if n > most:
+            raise UsageError(
+                f"{key}: {n} scans are more than an archive has patients for",
+                remedy=f"at most {most}; make another archive with another seed for the rest",
+            )
 
 
 def _rescanned(preset: PhantomPreset, studies: list[Study]) -> Iterator[Study]:
@@ -154,6 +181,7 @@ def archive_sites(preset: PhantomPreset) -> tuple[SiteProfile, ...]:
     Raises:
         UsageError: a site, the shortcut or the rescans cannot be as the preset says.
     """
+    named_sites(preset)
     sites = tuple(site_for(preset, site) for site in preset.sites)
     require_shortcut(preset, sites)
     if preset.rescanned_fraction and len(sites) < 2:

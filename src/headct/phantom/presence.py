@@ -138,6 +138,14 @@ def _solved(prevalence: Prevalence) -> dict[DrawnFinding, tuple[float, float]]:
         seen = sets[: 1 << place]  # later findings are not drawn yet
         before = chance[:, : len(seen)]
         possible = 1 - _any_of(EXCLUDES.get(finding, ()), seen)
+        most = float((before * possible).sum())
+        if asked > most + 1e-6:
+            others = " or ".join(EXCLUDES[finding])
+            raise UsageError(
+                f"prevalence.{finding}: {asked:g} of the patients cannot have it, since those with "
+                f"{others} never do",
+                remedy=f"at most {most:.2g}, or make {others} rarer",
+            )
         too_many = (before * _brought(finding, seen, 1.0) * possible).sum()
         bringing = min(1.0, MOST_BROUGHT * asked / max(float(too_many), 1e-9))
         spared = 1 - _brought(finding, seen, bringing)
@@ -182,6 +190,15 @@ def _brought(finding: DrawnFinding, sets: NDArray[np.int64], factor: float) -> N
 def _any_of(findings: tuple[DrawnFinding, ...], sets: NDArray[np.int64]) -> NDArray[np.float64]:
     mask = sum(1 << ORDER.index(finding) for finding in findings)
     return ((sets & mask) > 0).astype(float)
+
+
+def require_prevalence(prevalence: Prevalence) -> None:
+    """Check that patients can have their findings as often as asked.
+
+    Raises:
+        UsageError: findings that exclude each other leave too few patients for one.
+    """
+    _solved(prevalence)
 
 
 def require_findings(wanted: Mapping[str, bool | float]) -> tuple[DrawnFinding, ...]:

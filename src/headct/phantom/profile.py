@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from headct.config import Config, builtin_names, load_recipe
+from headct.errors import UsageError
 from headct.phantom.site import Fraction, SiteProfile
 
 PRESETS = "headct.phantom.presets"
@@ -107,8 +108,8 @@ class PhantomPreset(Config):
     Defaults are those of no preset: sites as their profiles say, lesions as large as in BHSD.
     """
 
-    sites: tuple[str, ...] = ("hospital-a", "hospital-b")
-    """Site profiles: names of built-in ones, or paths of TOML files."""
+    sites: tuple[str, ...] = Field(default=("hospital-a", "hospital-b"), min_length=1)
+    """Site profiles: names of built-in ones, or paths of TOML files; no two of one name."""
     seed: int = Field(default=0, ge=0)
     """Everything is drawn from it: the same seed gives the same archive, byte for byte."""
     n_train: int = Field(default=300, ge=0)
@@ -140,7 +141,7 @@ class PhantomPreset(Config):
     `headct.phantom.odd`, too, some of which file managers do not like."""
     max_matrix: int = Field(default=512, ge=32, le=1024)
     """Rows and columns of a slice, at most: coarser than the sites' own saves time and disk."""
-    min_slice_mm: NotNegative = 0.0
+    min_slice_mm: float = Field(default=0.0, ge=0, le=20)
     """mm, slices are at least this thick."""
 
     rotation_factor: NotNegative = 1.0
@@ -166,6 +167,27 @@ class PhantomPreset(Config):
     """mm at the septum from which midline shift is labelled."""
     prevalence: Prevalence = Prevalence()
     """How common each finding is."""
+
+
+def named_sites(preset: PhantomPreset) -> tuple[SiteProfile, ...]:
+    """The profiles that a preset names, as they were written: its sites, and that of a shortcut.
+
+    Raises:
+        UsageError: see `load_site`; or two of them have one name, so that labels and folders could
+            not tell them apart.
+    """
+    profiles = [load_site(site) for site in preset.sites]
+    if preset.shortcut is not None and preset.shortcut.site is not None:
+        mark = load_site(preset.shortcut.site)
+        profiles += [] if mark in profiles else [mark]
+    names = [profile.name for profile in profiles]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"sites: two profiles have the name {', '.join(map(repr, twice))}",
+            remedy="give each site profile a name of its own (its key `name`)",
+        )
+    return tuple(profiles)
 
 
 def load_site(site: str | Path) -> SiteProfile:
