@@ -127,6 +127,11 @@ def test_every_built_in_profile_and_preset_loads() -> None:
         ("cut_mm = [10, 500]", "cut_mm.*0 to 80 mm"),
         ("vertex_cut_fraction = 0.6\nbase_cut_fraction = 0.6", "above 1"),
         (
+            "vertex_cut_fraction = 0.1\nbelow_mm = [0, 80]\ncut_mm = [5, 60]",
+            "nothing of a cut scan",
+        ),
+        ("base_cut_fraction = 0.1\nabove_mm = [20, 90]\ncut_mm = [5, 60]", "nothing of a cut scan"),
+        (
             "[[scanners]]\nmodel='m'\nmanufacturer='M'\nkernel='k'\nmas=[1, 5]",
             "mas.*20 to 1000 mAs",
         ),

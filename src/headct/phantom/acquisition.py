@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headct.phantom.profile import PhantomPreset
-from headct.phantom.site import Scanner, SiteProfile
+from headct.phantom.site import FLOOR_MM, VERTEX_MM, Scanner, SiteProfile
 from headct.phantom.spectrum import iodine_factor
 
 REFERENCE_MAS, REFERENCE_KVP = 250.0, 120
 """Dose at which a site's noise is defined."""
 SOFT_OVERSHOOT = 0.8
 """Share of the difference to the blurred picture that an edge-enhancing soft kernel adds."""
-VERTEX_MM, FLOOR_MM = 83.0, -60.0
-"""Height of the scalp's top and of the posterior fossa's floor over the brain's centre."""
 
 Told = Literal["agent", "series", "study", ""]
 """Element of the header that speaks of contrast medium, if any."""

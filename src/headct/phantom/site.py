@@ -8,6 +8,11 @@ from pydantic import AfterValidator, Field, model_validator
 
 from headct.config import Config
 
+VERTEX_MM, FLOOR_MM = 83.0, -60.0
+"""Height of the scalp's top and of the posterior fossa's floor over the brain's centre."""
+LEAST_MM = 20.0
+"""A scan covers at least this much."""
+
 Kvp = Literal[70, 80, 90, 100, 110, 120, 130, 135, 140]
 """Tube voltages that head scanners offer."""
 
@@ -143,4 +148,10 @@ class SiteProfile(Config):
             raise ValueError("blur_fraction and sharpen_fraction together are above 1")
         if self.vertex_cut_fraction + self.base_cut_fraction > 1:
             raise ValueError("vertex_cut_fraction and base_cut_fraction together are above 1")
+        below, above = self.below_mm[0], self.above_mm[0]
+        missing = self.cut_mm[1] + 4 * self.shift_sd_mm
+        if self.vertex_cut_fraction and below + VERTEX_MM - missing < LEAST_MM:
+            raise ValueError("below_mm, cut_mm and shift_sd_mm may leave nothing of a cut scan")
+        if self.base_cut_fraction and above - FLOOR_MM - missing < LEAST_MM:
+            raise ValueError("above_mm, cut_mm and shift_sd_mm may leave nothing of a cut scan")
         return self
