@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from headct.volume.volume import AIR_HU
 
-_VOXELS_AT_ONCE = 2**16  # coordinates and result of a part stay in the cache
+_VOXELS_AT_ONCE = 2**15  # stay in the cache, and below what torch splits between threads
 
 
 def sample_affine(scan: Tensor, start: Tensor, axes: Tensor, out: Tensor) -> None:
