@@ -14,6 +14,9 @@ N_CELLS = 36
 """Cells of the 3 x 4 x 3 grid over the head that `region` is pooled in."""
 N_COMPONENTS = 32
 """Principal components of the tokens that are kept per cell."""
+N_COMPONENTS_FEW_SCANS, FEW_SCANS = 192, 2000
+"""The same up to so many train scans, where a fit costs little: what a lesion changes lies in
+directions of little variance (decision 0042)."""
 Arrays = dict[str, NDArray[np.float32]]
 
 
@@ -84,5 +87,6 @@ def _components(region: NDArray[np.float32]) -> Arrays:
     mean = cells.mean(0)
     centred = (cells - mean).reshape(-1, cells.shape[2]).astype(np.float64)
     _, vectors = np.linalg.eigh(centred.T @ centred)
-    kept = vectors[:, ::-1][:, :N_COMPONENTS]
+    n_kept = N_COMPONENTS_FEW_SCANS if len(region) <= FEW_SCANS else N_COMPONENTS
+    kept = vectors[:, ::-1][:, :n_kept]
     return {"cell_mean": mean.astype(np.float32), "components": kept.astype(np.float32)}
