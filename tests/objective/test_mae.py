@@ -13,7 +13,7 @@ from headct.objective.mae import (
     MaeConfig,
     channel_errors,
     constant_errors,
-    draw_asked,
+    draw_masked,
     latent_loss,
     tissue_weights,
     weighted_mean,
@@ -95,29 +95,18 @@ def test_predicted_tokens_are_masked_ones() -> None:
     masked = torch.zeros(4, 20, dtype=torch.bool)
     for row in masked:
         row[torch.randperm(20)[:10]] = True
-    places = draw_asked(masked, 0.3, 0.0)
+    places = draw_masked(masked, 0.3)
     assert places.shape == (4, 3)
     assert masked.gather(1, places).all()
     assert (places[:, 1:] > places[:, :-1]).all()
-    assert draw_asked(masked, 0.01, 0.0).shape == (4, 1)
-    torch.testing.assert_close(draw_asked(masked, 1.0, 0.0), masked.nonzero()[:, 1].view(4, 10))
-
-
-def test_a_share_of_the_visible_tokens_is_asked_for_as_well() -> None:
-    masked = torch.zeros(3, 20, dtype=torch.bool)
-    masked[:, ::2] = True
-    places = draw_asked(masked, 0.3, 0.5)
-    assert places.shape == (3, 8)
-    assert masked.gather(1, places).sum(dim=1).tolist() == [3, 3, 3]
-    assert (places[:, 1:] > places[:, :-1]).all()
-    everything = torch.arange(20).expand(3, -1)
-    torch.testing.assert_close(draw_asked(masked, 1.0, 1.0), everything)
+    assert draw_masked(masked, 0.01).shape == (4, 1)
+    torch.testing.assert_close(draw_masked(masked, 1.0), masked.nonzero()[:, 1].view(4, 10))
 
 
 def test_every_masked_token_has_its_turn() -> None:
     masked = torch.tensor([[True, False, True, True]])
     torch.manual_seed(0)
-    counts = torch.stack([draw_asked(masked, 0.34, 0.0)[0, 0] for _ in range(300)]).bincount()
+    counts = torch.stack([draw_masked(masked, 0.34)[0, 0] for _ in range(300)]).bincount()
     assert counts.tolist()[1] == 0
     assert min(counts[[0, 2, 3]].tolist()) > 60
 

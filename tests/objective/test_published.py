@@ -58,7 +58,7 @@ def test_fmct_mae_is_mae(normalised: bool) -> None:
         with torch.no_grad():
             tokens = model.student.forward_hu(hu, (2.0, 2.0, 2.0), seen[None])
             places = model.student.centres_mm(hidden[None], hu.shape[1:], (2.0, 2.0, 2.0))
-            predicted = model.decoder.to_voxels(model.decoder(tokens, places))[0]
+            predicted = model.decoder.to_voxels(model.decoder(tokens, places)[0])[0]
         for row, patch in zip(predicted, hidden, strict=True):
             voxels = gather_patches(hu, (4, 4, 4), patch[None, None])[0, 0]
             target = torch.cat([window.apply(voxels) for window in WINDOWS])

@@ -8,6 +8,7 @@ from torch import nn
 from headct.model.architecture import ENCODERS
 from headct.model.encoder import ViT3D
 from headct.train.optim import (
+    MuonAdamW,
     OptimConfig,
     cosine,
     make_optimizer,
@@ -100,3 +101,65 @@ def test_learned_positions_have_no_weight_decay():
     decayed = {name for group in groups if group["decayed"] for name in group["names"]}
     assert "positions.table" not in decayed
     assert "patch_embed.weight" in decayed
+
+
+def test_muon_takes_weight_matrices_and_adamw_the_rest():
+    net = Net()
+    net.prototypes = nn.Parameter(torch.randn(5, 4))
+    optimizer = make_optimizer(net, OptimConfig(lr=1e-3, muon_lr=1e-2))
+    names = {muon: set() for muon in (True, False)}
+    for group in optimizer.param_groups:
+        names[group["muon"]].update(group["names"])
+    assert names[True] == {"cls_head.weight"}
+    assert "prototypes" in names[False]
+    set_schedule(optimizer, {"lr": 5e-4, "weight_decay": 0.1})
+    rates = {group["muon"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == pytest.approx({True: 5e-3, False: 5e-4})
+
+
+def test_steps_are_those_of_muon_and_of_adamw():
+    """Against the two optimizers on their own, over steps that fill their moments."""
+    torch.manual_seed(0)
+    both, apart = nn.Linear(4, 3), nn.Linear(4, 3)
+    apart.load_state_dict(both.state_dict())
+    config = OptimConfig(lr=1e-3, muon_lr=1e-2)
+    optimizer = make_optimizer(both, config)
+    muon = torch.optim.Muon([apart.weight], 1e-2, 0.1, 0.95, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW([apart.bias], 1e-3, config.betas, weight_decay=0.0)
+    set_schedule(optimizer, {"lr": 1e-3, "weight_decay": 0.1})
+    for _ in range(4):
+        x = torch.randn(8, 4)
+        for net in (both, apart):
+            net.zero_grad()
+            net(x).square().sum().backward()
+        optimizer.step()
+        muon.step()
+        adamw.step()
+    torch.testing.assert_close(both.weight, apart.weight)
+    torch.testing.assert_close(both.bias, apart.bias)
+
+
+def test_muon_goes_on_from_its_saved_state():
+    torch.manual_seed(0)
+    config = OptimConfig(muon_lr=1e-2)
+    xs = torch.randn(6, 8, 4)
+
+    def trained(net, optimizer, batches):
+        for x in batches:
+            net.zero_grad()
+            net(x).square().sum().backward()
+            optimizer.step()
+
+    net = nn.Linear(4, 3)
+    start = {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer = make_optimizer(net, config)
+    assert isinstance(optimizer, MuonAdamW)
+    trained(net, optimizer, xs)
+    other = nn.Linear(4, 3)
+    other.load_state_dict(start)
+    first = make_optimizer(other, config)
+    trained(other, first, xs[:3])
+    second = make_optimizer(other, config)
+    second.load_state_dict(first.state_dict())
+    trained(other, second, xs[3:])
+    torch.testing.assert_close(other.weight, net.weight, rtol=0, atol=0)

@@ -154,3 +154,34 @@ def test_an_anchor_and_centred_prototypes_can_be_sharded(case, tmp_path):
     for one, other in zip(rows_of(whole), rows_of(run), strict=True):
         np.testing.assert_allclose(one["cls_loss"], other["cls_loss"], rtol=1e-3)
         assert ("gram_loss" in other) is (other["step"] > 2)
+
+
+@pytest.fixture(scope="module")
+def with_muon(case, tmp_path_factory):
+    """(store, recipe file, a run of one rank)."""
+    folder = tmp_path_factory.mktemp("muon")
+    toml = write_recipe(
+        folder / "tiny.toml", **EXACT, encoder=exact_encoder(), optim={"lr": 1e-3, "muon_lr": 3e-3}
+    )
+    run = folder / "run"
+    done = headct_pretrain(toml, "--store", case[0], "--out", run)
+    assert done.returncode == 0, done.stderr
+    return case[0], toml, run
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_muon_moves_matrices_alike_on_any_number_of_ranks(with_muon, strategy, tmp_path):
+    store, toml, alone = with_muon
+    run = tmp_path / "run"
+    arguments = (toml, "--store", store, "--out", run, "--set", f"compute.strategy={strategy}")
+    done = run_ranks(*arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = [np.array([row["loss"] for row in rows_of(r)]) for r in (run, alone)]
+    np.testing.assert_allclose(*losses, rtol=2e-2)
+    shutil.rmtree(run / "bundle")
+    shutil.rmtree(run / "checkpoints" / f"step-{STEPS:08d}")
+    before, weights = rows_of(run), weights_of(alone)
+    done = run_ranks(*arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert rows_of(run) == before
+    assert weights_of(run).keys() == weights.keys()

@@ -68,6 +68,18 @@ def test_with_everything_off_a_view_is_the_scan(grid, heads):
     assert not views.flipped.any()
 
 
+@pytest.mark.parametrize(
+    "pose", [STILL, PoseConfig(rotation_lr_deg=0, rotation_deg=0), PoseConfig()]
+)
+def test_clean_views_are_those_without_augmentation(grid, heads, pose):
+    crop = CropConfig(n_global=2, n_local=0)
+    views = maker(grid, crop=crop, pose=pose, keep_clean=True).make(heads, PLACES, step=1)
+    off = maker(grid, crop=crop, pose=pose, augment=OFF).make(heads, PLACES, step=1)
+    torch.testing.assert_close(views.clean_hu, off.globals_hu, atol=1e-3, rtol=0)
+    assert (views.clean_hu - views.globals_hu).abs().mean() > 1
+    assert off.clean_hu is None
+
+
 def test_flipped_says_which_views_are_mirrored(grid, heads):
     crop = CropConfig(n_global=4, n_local=0, global_fraction=(1, 1))
     pose = STILL.model_copy(update={"flip_probability": 0.5})

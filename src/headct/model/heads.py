@@ -86,15 +86,15 @@ class MaeDecoder(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.apply(init_linear)
 
-    def forward(self, visible: Tokens, asked_mm: Tensor) -> Tensor:
-        """What is at the asked places.
+    def forward(self, visible: Tokens, asked_mm: Tensor) -> tuple[Tensor, Tensor]:
+        """What is at the asked places, and at those that are visible.
 
         Args:
             visible: of the student.
             asked_mm: [b q 3] centres of hidden patches, mm from the centre of the view.
 
         Returns:
-            [b q w], for `to_voxels` and `to_features`.
+            [b q w] and [b t w], for `to_voxels` and `to_features`.
         """
         n, n_asked = asked_mm.shape[:2]
         seen = torch.cat([visible.cls[:, None], visible.registers, visible.patches], dim=1)
@@ -107,5 +107,5 @@ class MaeDecoder(nn.Module):
         )
         for block in self.blocks:
             x = block(x, rotation)
-        hidden: Tensor = self.norm(x[:, -n_asked:])
-        return hidden
+        x = self.norm(x[:, n_prefix:])
+        return x[:, -n_asked:], x[:, :-n_asked]

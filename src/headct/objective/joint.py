@@ -32,7 +32,7 @@ from headct.objective.guards import cls_std, effective_rank
 from headct.objective.mae import (
     LatConfig,
     MaeConfig,
-    draw_asked,
+    draw_masked,
     latent_loss,
     pixel_loss,
     require_channel_weights,
@@ -106,6 +106,7 @@ class _Globals:
         masked: [n t] bool, those of them that the student does not see.
         spacing_mm_zyx: voxel size.
         n_views: g.
+        target_hu: [n z y x] what L_pix asks for.
     """
 
     hu: Tensor
@@ -113,6 +114,7 @@ class _Globals:
     masked: Tensor
     spacing_mm_zyx: Zyx
     n_views: int
+    target_hu: Tensor
 
     @property
     def visible(self) -> Tensor:
@@ -172,6 +174,7 @@ class JointObjective(nn.Module):
             views.masked.flatten(0, 1),
             views.spacing_mm_zyx,
             views.keep.shape[1],
+            (views.globals_hu if views.clean_hu is None else views.clean_hu).flatten(0, 1),
         )
         windows = self._draw_windows(len(large.hu))
         student = self.student.forward_hu(large.hu, large.spacing_mm_zyx, large.visible, windows)
@@ -243,10 +246,7 @@ class JointObjective(nn.Module):
     def _masked_terms(
         self, on: dict[str, float], large: _Globals, student: Tokens, teacher: Tokens | None
     ) -> tuple[Scalars, Scalars]:
-        """L_pix and L_lat where they are on, and what to log.
-
-        `mae.visible_fraction` asks for patches that the student saw, too.
-        """
+        """L_pix and L_lat where they are on, and what to log."""
         if self.decoder is None or not on.keys() & {"mae", "lat"}:
             return {}, {}
         if not large.masked.any():
@@ -254,23 +254,42 @@ class JointObjective(nn.Module):
                 "mae and lat predict masked patches, and the views mask none",
                 remedy="give the views a mask ratio, or set the weights of mae and lat to 0",
             )
-        shares = self.config.mae.predicted_fraction, self.config.mae.visible_fraction
-        places = draw_asked(large.masked, *shares)
+        places = draw_masked(large.masked, self.config.mae.predicted_fraction)
         asked = large.keep.gather(1, places)
         asked_mm = self.student.centres_mm(asked, large.hu.shape[1:], large.spacing_mm_zyx)
-        hidden = self.decoder(student, asked_mm)
+        hidden, own = self.decoder(student, asked_mm)
         terms: Scalars = {}
         seen: Scalars = {}
         if "mae" in on:
-            voxels_hu = gather_patches(large.hu, self.encoder_config.patch_voxels_zyx, asked)
-            predicted = self.decoder.to_voxels(hidden)
-            windows = self.encoder_config.windows
-            terms["mae"], seen = pixel_loss(predicted, voxels_hu, windows, self.config.mae)
+            terms["mae"], seen = self._pixel_term(self.decoder, large, (hidden, own), asked)
         if "lat" in on and teacher is not None:
             at = places[..., None].expand(-1, -1, self.encoder_config.width)
             features = [block.gather(1, at) for block in teacher.blocks]
             terms["lat"] = latent_loss(self.decoder.to_features(hidden), features)
         return terms, seen
+
+    def _pixel_term(
+        self, decoder: MaeDecoder, large: _Globals, hidden: tuple[Tensor, Tensor], asked: Tensor
+    ) -> tuple[Tensor, Scalars]:
+        """L_pix of the asked patches, and of a share of the visible ones where it is wanted.
+
+        Args:
+            decoder: its outputs become voxels.
+            large: views.
+            hidden: what the decoder has at the asked and at the visible patches.
+            asked: [n q] numbers of the asked patches.
+        """
+        at_asked, at_visible = hidden
+        n_visible = round(self.config.mae.visible_fraction * at_visible.shape[1])
+        if n_visible:
+            score = torch.rand(at_visible.shape[:2], device=asked.device)
+            chosen = score.topk(n_visible, dim=1).indices
+            asked = torch.cat([asked, large.visible.gather(1, chosen)], dim=1)
+            rows = torch.arange(len(chosen), device=asked.device)[:, None]
+            at_asked = torch.cat([at_asked, at_visible[rows, chosen]], dim=1)
+        voxels_hu = gather_patches(large.target_hu, self.encoder_config.patch_voxels_zyx, asked)
+        windows = self.encoder_config.windows
+        return pixel_loss(decoder.to_voxels(at_asked), voxels_hu, windows, self.config.mae)
 
     def _gram_term(self, anchor: GramAnchor, large: _Globals, student: Tokens) -> Tensor:
         """L_gram of the patches that the student sees, among all that the anchor sees."""

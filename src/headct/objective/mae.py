@@ -48,8 +48,8 @@ class MaeConfig(TermConfig):
     predicted_fraction: float = Field(default=0.3, gt=0.0, le=1.0)
     """Share of the masked patches that is predicted, drawn at random each step."""
     visible_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the visible patches that is predicted as well: what is in a patch then has to be in
-    its token, and not only what its neighbours need of it (decision 0034)."""
+    """Share of the visible patches that is predicted as well, each from its own token: what is in a
+    patch then has to be in there, and not only what its neighbours need of it (decision 0034)."""
     saturated_weight: float = Field(default=0.03, ge=0.0, le=1.0)
     """Weight of a voxel that lies outside the window, against 1 inside it."""
     channel_weights: tuple[float, ...] = (1.0, 1.0, 0.3)
@@ -180,26 +180,16 @@ def latent_loss(predicted: Tensor, features: Sequence[Tensor]) -> Tensor:
     return F.smooth_l1_loss(predicted.float(), target)
 
 
-def draw_asked(masked: Tensor, masked_fraction: float, visible_fraction: float) -> Tensor:
-    """Random shares of the masked and of the visible tokens of each view.
+def draw_masked(masked: Tensor, fraction: float) -> Tensor:
+    """A random share of the masked tokens of each view.
 
     Args:
         masked: [n t] bool, the same number of True in every row.
-        masked_fraction: share of the masked ones, at least one; from torch's default generator.
-        visible_fraction: share of the visible ones; 0 draws none.
+        fraction: share of them, at least one; from torch's default generator.
 
     Returns:
         [n q] long, places in the row, ascending.
     """
-    n_masked = int(masked[0].sum())
-    places = _draw_among(masked, max(1, round(masked_fraction * n_masked)))
-    n_visible = round(visible_fraction * (masked.shape[1] - n_masked))
-    if n_visible:
-        places = torch.cat([places, _draw_among(~masked, n_visible)], dim=1)
-    return torch.sort(places, dim=1).values
-
-
-def _draw_among(member: Tensor, n: int) -> Tensor:
-    """Random places [n q] of True in each row of a mask [n t]."""
-    score = torch.rand(member.shape, device=member.device).masked_fill(~member, -1.0)
-    return score.topk(n, dim=1).indices
+    n_asked = max(1, round(fraction * int(masked[0].sum())))
+    score = torch.rand(masked.shape, device=masked.device).masked_fill(~masked, -1.0)
+    return torch.sort(score.topk(n_asked, dim=1).indices, dim=1).values

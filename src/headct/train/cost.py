@@ -42,11 +42,16 @@ class StepShape:
         return self.n_kept - self.n_masked
 
     def n_asked(self, config: JointConfig) -> int:
-        """Patches of a large view that the decoder predicts."""
+        """Masked patches of a large view that the decoder predicts."""
         if not self.terms & {"mae", "lat"}:
             return 0
-        n_masked = max(1, round(config.mae.predicted_fraction * self.n_masked))
-        return n_masked + round(config.mae.visible_fraction * self.n_visible)
+        return max(1, round(config.mae.predicted_fraction * self.n_masked))
+
+    def n_in_voxels(self, config: JointConfig) -> int:
+        """Patches of a large view whose voxels the decoder predicts, masked and visible ones."""
+        if "mae" not in self.terms:
+            return 0
+        return self.n_asked(config) + round(config.mae.visible_fraction * self.n_visible)
 
 
 def terms_at(config: JointConfig, step_fraction: float) -> Set[str]:
@@ -129,8 +134,8 @@ def _decoder(shape: StepShape, config: JointConfig, encoder: EncoderConfig, n_se
     width, n_asked = config.decoder.width, shape.n_asked(config)
     total = 2.0 * n_seen * encoder.width * width
     total += config.decoder.depth * _block(n_seen + n_asked, width, encoder.mlp_ratio)
-    if "mae" in shape.terms:
-        total += 2.0 * n_asked * width * len(encoder.windows) * encoder.patch_voxels
+    n_voxels = shape.n_in_voxels(config) * encoder.patch_voxels
+    total += 2.0 * n_voxels * width * len(encoder.windows)
     if "lat" in shape.terms:
         total += 2.0 * n_asked * width * encoder.width
     return TRAINED * total

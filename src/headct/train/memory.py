@@ -10,6 +10,7 @@ from headct.errors import TrainingError
 from headct.model.architecture import EncoderConfig
 from headct.objective.joint import JointObjective
 from headct.train.cost import TERMS, StepShape, largest_shape
+from headct.train.optim import make_optimizer
 from headct.train.recipe import PretrainRecipe
 from headct.views.batch import ViewMaker
 
@@ -147,13 +148,15 @@ def _toml(value: object) -> str:
 
 
 def _state(recipe: PretrainRecipe, world_size: int, dtype: torch.dtype) -> int:
-    """Weights, gradients and AdamW's moments in float32; copies for the products."""
+    """Weights, gradients and the optimizer's moments in float32; copies for the products."""
     with torch.device("meta"):
         objective = JointObjective(recipe.objective, recipe.encoder)
     n_all = sum(p.numel() for p in objective.parameters())
     n_trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     n_buffers = sum(b.numel() for b in objective.buffers())
-    sharded = 4 * n_all + 12 * n_trained
+    groups = make_optimizer(objective, recipe.optim).param_groups
+    n_muon: int = sum(p.numel() for group in groups if group.get("muon") for p in group["params"])
+    sharded = 4 * n_all + 12 * n_trained - 4 * n_muon  # Muon has one moment, AdamW two
     copies = dtype.itemsize * n_all if dtype.itemsize < 4 else 0  # autocast's, for one forward pass
     if world_size == 1:
         return sharded + copies + 4 * n_buffers
@@ -182,7 +185,8 @@ def _activations(recipe: PretrainRecipe, shape: StepShape, dtype: torch.dtype) -
         sizes = objective.decoder.width, objective.decoder.depth, encoder.mlp_ratio
         total += _blocks(seen + n_asked, *sizes, False, recomputed, dtype)
         if "mae" in shape.terms:  # guess, target, weight and their difference, in float32
-            total += n_asked * len(encoder.windows) * encoder.patch_voxels * 4 * 4
+            n_voxels = n_large * shape.n_in_voxels(objective) * encoder.patch_voxels
+            total += n_voxels * len(encoder.windows) * 4 * 4
     if "gram" in shape.terms:  # unit vectors, cosines and their difference, in float32
         total += n_large * shape.n_visible * 4 * (2 * encoder.width + 2 * shape.n_visible)
     if "cls" in shape.terms:

@@ -69,7 +69,7 @@ def reconstruct(objective: JointObjective, views: ViewBatch) -> NDArray[np.float
     visible, asked = (keep[chosen].view(len(keep), -1) for chosen in (~masked, masked))
     tokens = objective.student.forward_hu(hu, views.spacing_mm_zyx, visible)
     asked_mm = objective.student.centres_mm(asked, hu.shape[1:], views.spacing_mm_zyx)
-    hidden = objective.decoder(tokens, asked_mm)
+    hidden, _ = objective.decoder(tokens, asked_mm)
     guessed = objective.decoder.to_voxels(hidden).unflatten(-1, (n_windows, -1)).float()
     levels, widths = window_tensors(config.windows, hu.device)
     if objective.config.mae.normalised:  # level and contrast of the patch are then not guessed

@@ -45,6 +45,7 @@ class ViewBatch:
             batch has the same number of masked tokens.
         flipped: [b g] bool; True = left and right are exchanged in this global view.
         spacing_mm_zyx: voxel size of every view.
+        clean_hu: [b g z y x] float32; the large crops before augmentation, where they are kept.
     """
 
     globals_hu: Tensor
@@ -53,6 +54,7 @@ class ViewBatch:
     masked: Tensor
     flipped: Tensor
     spacing_mm_zyx: Zyx
+    clean_hu: Tensor | None = None
 
     def __len__(self) -> int:
         return self.globals_hu.shape[0]
@@ -84,6 +86,9 @@ class ViewsConfig(Config):
     pose: PoseConfig = PoseConfig()
     augment: AugmentConfig = AugmentConfig()
     mask: MaskConfig = MaskConfig()
+    keep_clean: bool = False
+    """Keep the large crops as they were before augmentation, too: L_pix then asks for these, and
+    the encoder learns to undo what scanners do (decision 0039)."""
 
     @property
     def path(self) -> Path:
@@ -136,9 +141,9 @@ class ViewMaker:
         z, y, x = (int(rng.choice(edges)) for edges in self.global_edges)
         self._bank = self._bank.to(hu.device)
         drawn = [self.draw(epoch, position) for epoch, position in places]
-        large, keep, small, flipped = self._views(hu, drawn, (z, y, x), with_locals)
+        large, clean, keep, small, flipped = self._views(hu, drawn, (z, y, x), with_locals)
         masked = self._mask(keep, (z, y, x), drawn, rng)
-        return ViewBatch(large, small, keep, masked, flipped, self.spacing_mm_zyx)
+        return ViewBatch(large, small, keep, masked, flipped, self.spacing_mm_zyx, clean)
 
     def draw(self, epoch: int, position: int) -> tuple[Drawn, Drawn]:
         """All random parameters of one scan's global and local views."""
@@ -153,18 +158,23 @@ class ViewMaker:
 
     def _views(
         self, hu: Tensor, drawn: list[tuple[Drawn, Drawn]], shape_zyx: Shape, with_locals: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Global views, their computed tokens, local views, and which global ones are flipped."""
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+        """Global views, the same before augmentation where they are kept, their computed tokens,
+        local views, and which global ones are flipped.
+        """
         large = _stack([d[0] for d in drawn], hu.device)
         if self.config.crop.stretch:
             place = place_stretched(large, self.shape_zyx, self.spacing_mm_zyx)
         else:
             place = place_globals(large, shape_zyx, self.shape_zyx, self.spacing_mm_zyx)
         globals_hu = self._augmented(hu, place, large)
+        clean_hu = None
+        if self.config.keep_clean:
+            clean_hu = cut(hu, place, (None,) * 3, self.config.path).view_as(globals_hu)
         keep = self.select_tokens(globals_hu.flatten(0, 1)).view(len(hu), globals_hu.shape[1], -1)
         flipped = large["flip"].view(len(hu), -1) > 0
         locals_hu = self._locals(hu, drawn, self.config.crop.n_local if with_locals else 0)
-        return globals_hu, keep, locals_hu, flipped
+        return globals_hu, clean_hu, keep, locals_hu, flipped
 
     def _locals(self, scans: Tensor, drawn: list[tuple[Drawn, Drawn]], n_local: int) -> Tensor:
         if n_local == 0:
