@@ -39,6 +39,7 @@ from headct.volume.preprocessing import PRESETS
 HEADCT = (sys.executable, "-c", "from headct.cli.app import main; main()")
 LABELS = 300
 COUNTS = {"n_train": 900, "n_tune": 200, "n_test": 400, "n_external": 400}
+ONE = "views.crop.n_global=1"  # L_cls alone compares two large crops of a scan
 NO_LAT, NO_CLS = "objective.lat.weight=0", "objective.cls={weight=0}"
 LAT = ("objective.lat.weight=0.5", "objective.lat.ramp=[0.1,0.3]")
 CLS = ("objective.cls.weight=0.5", "objective.cls.ramp=[0.1,0.3]")
@@ -86,11 +87,10 @@ SIZES = {
         grid="demo",
         n_pool=4000,
         batch=16,
-        budget_s=200,
+        budget_s=120,
         arms={
-            "ours": Arm("demo", (NO_LAT, NO_CLS)),
-            "hidden-alone": Arm("demo", ("objective.mae.visible_fraction=0", NO_LAT, NO_CLS)),
-            "with-lat": Arm("demo", (*LAT, NO_CLS)),
+            "ours": Arm("demo", (ONE, NO_LAT, NO_CLS)),
+            "with-lat": Arm("demo", (ONE, *LAT, NO_CLS)),
             "with-cls": Arm("demo", (NO_LAT, *CLS)),
             "joint": Arm("demo", (*LAT, *CLS)),
             "fmct-dino": Arm("fmct-dino", (*DEMO_FMCT, "objective.cls.centring.n_prototypes=1024")),
@@ -134,11 +134,11 @@ class Runner:
         print(f"{what}: {len(jobs) - len(left)} of {len(jobs)} are there", flush=True)
         with ThreadPoolExecutor(at_once or self.at_once) as pool:
             for number, _ in enumerate(pool.map(self._run, left), 1):
-                print(f"  {number}/{len(left)} {left[number - 1].result.parent.name}", flush=True)
+                print(f"  {number}/{len(left)} {left[number - 1].result.relative_to(self.work)}")
 
     def _run(self, job: Job) -> None:
         started = time.perf_counter()
-        log = self.work / f"{job.argv[0]}-{job.result.parent.name}-{job.result.stem}.log"
+        log = self.work / ("-".join(job.result.relative_to(self.work).with_suffix(".log").parts))
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [*HEADCT, *job.argv], stdout=out, stderr=out, env=self.environment
