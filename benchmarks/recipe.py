@@ -134,7 +134,8 @@ class Runner:
         print(f"{what}: {len(jobs) - len(left)} of {len(jobs)} are there", flush=True)
         with ThreadPoolExecutor(at_once or self.at_once) as pool:
             for number, _ in enumerate(pool.map(self._run, left), 1):
-                print(f"  {number}/{len(left)} {left[number - 1].result.relative_to(self.work)}")
+                done = left[number - 1].result.relative_to(self.work)
+                print(f"  {number}/{len(left)} {done}", flush=True)
 
     def _run(self, job: Job) -> None:
         started = time.perf_counter()

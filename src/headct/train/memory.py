@@ -247,7 +247,7 @@ def _prototypes(recipe: PretrainRecipe, shape: StepShape, world_size: int) -> in
 def _views(maker: ViewMaker, shape: StepShape) -> int:
     z, y, x = maker.shape_zyx
     lz, ly, lx = maker.local_shape
-    large = shape.n_global * z * y * x
+    large = (2 if maker.config.keep_clean else 1) * shape.n_global * z * y * x
     small = shape.n_local * lz * ly * lx
     volumes = 2 * z * y * x
     once = volumes + 4 * (large + small)
