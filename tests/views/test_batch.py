@@ -80,6 +80,23 @@ def test_clean_views_are_those_without_augmentation(grid, heads, pose):
     assert off.clean_hu is None
 
 
+def test_views_leave_the_threads_of_torch_to_the_step(grid, heads):
+    seen = []
+
+    def watched(hu):
+        seen.append(torch.get_num_threads())
+        return select(hu)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        ViewMaker(ViewsConfig(crop=CROP), grid, PATCH, watched, seed=5).make(heads, PLACES, step=0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
 def test_flipped_says_which_views_are_mirrored(grid, heads):
     crop = CropConfig(n_global=4, n_local=0, global_fraction=(1, 1))
     pose = STILL.model_copy(update={"flip_probability": 0.5})

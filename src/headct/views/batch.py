@@ -8,7 +8,8 @@ shape of the global crops and the masked share belong to the batch; they follow 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,7 +142,8 @@ class ViewMaker:
         z, y, x = (int(rng.choice(edges)) for edges in self.global_edges)
         self._bank = self._bank.to(hu.device)
         drawn = [self.draw(epoch, position) for epoch, position in places]
-        large, clean, keep, small, flipped = self._views(hu, drawn, (z, y, x), with_locals)
+        with _one_thread(hu.device):
+            large, clean, keep, small, flipped = self._views(hu, drawn, (z, y, x), with_locals)
         masked = self._mask(keep, (z, y, x), drawn, rng)
         return ViewBatch(large, small, keep, masked, flipped, self.spacing_mm_zyx, clean)
 
@@ -206,6 +208,20 @@ class ViewMaker:
         large = _stack([d[0] for d in drawn], keep.device)
         n_masked = self.config.mask.draw_n_masked(rng, keep.shape[2])
         return draw_mask(keep.flatten(0, 1), (z, y, x), large, n_masked).view_as(keep)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU without torch's threads: views are thousands of small operations, and threads that
+    wait for each other at every one of them cost many times the work where cores are shared.
+    """
+    n_threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _stack(drawn: list[Drawn], device: torch.device) -> dict[str, Tensor]:
