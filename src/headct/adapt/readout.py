@@ -50,16 +50,26 @@ class Readout:
         return np.asarray((joined - self.arrays["mean"]) / self.arrays["scale"], dtype=np.float64)
 
 
-def fit_readout(table: FeatureTable, train: NDArray[np.int64]) -> Readout:
+def fit_readout(
+    table: FeatureTable, train: NDArray[np.int64], n_components: int | None = None
+) -> Readout:
     """Fit means, scales and the components of region pooling on some rows only.
 
     Tokens are centred cell by cell before the components are found: what differs between places of
     the head would fill them otherwise, what differs between heads is wanted.
+
+    Args:
+        table: features.
+        train: rows that the fit sees.
+        n_components: components per cell; None: as many as so many scans allow. An encoder that is
+            trained further wants few: the scale of a small direction does not hold while it moves.
     """
     names = tuple(table.vectors)
     arrays: Arrays = {}
     if "region" in names:
-        arrays |= _components(table.vectors["region"][train])
+        region = table.vectors["region"][train]
+        few = N_COMPONENTS_FEW_SCANS if len(region) <= FEW_SCANS else N_COMPONENTS
+        arrays |= _components(region, n_components or few)
     joined = _join(names, {name: table.vectors[name][train] for name in names}, arrays)
     scale = joined.std(0)
     arrays["mean"] = joined.mean(0).astype(np.float32)
@@ -82,11 +92,10 @@ def _project(region: NDArray[np.float32], arrays: Arrays) -> NDArray[np.float32]
     return np.asarray(projected.reshape(len(region), -1), dtype=np.float32)
 
 
-def _components(region: NDArray[np.float32]) -> Arrays:
+def _components(region: NDArray[np.float32], n_kept: int) -> Arrays:
     cells = region.reshape(len(region), N_CELLS, -1)
     mean = cells.mean(0)
     centred = (cells - mean).reshape(-1, cells.shape[2]).astype(np.float64)
     _, vectors = np.linalg.eigh(centred.T @ centred)
-    n_kept = N_COMPONENTS_FEW_SCANS if len(region) <= FEW_SCANS else N_COMPONENTS
     kept = vectors[:, ::-1][:, :n_kept]
     return {"cell_mean": mean.astype(np.float32), "components": kept.astype(np.float32)}

@@ -15,7 +15,7 @@ from headct.adapt.features import FeatureTable, Vectors
 from headct.adapt.logistic import Logistic
 from headct.adapt.network import EncoderNet, ReadoutHead, blank_readout, layer_scale_of
 from headct.adapt.probe import ProbeConfig, fit_head
-from headct.adapt.readout import fit_readout
+from headct.adapt.readout import N_COMPONENTS, fit_readout
 from headct.adapt.scoring import encoder_vectors
 from headct.adapt.scratch import NETWORKS, build_network
 from headct.errors import UsageError
@@ -114,7 +114,7 @@ def probe_head(
         bundle.hash,
         store.preprocessing.hash,
     )
-    readout = fit_readout(table, np.arange(len(labels)))
+    readout = fit_readout(table, np.arange(len(labels)), N_COMPONENTS)
     head, _ = fit_head(readout.apply(table.vectors), labels, probe, seed)
     return ReadoutHead(readout, head)
 
