@@ -1,8 +1,8 @@
 """What pretraining buys: ours, its terms, the paper's recipes and the floors, on the phantom.
 
-    python benchmarks/recipe.py --size tiny --work WORK                # 4 CPU-hours, 2 quiet cores
+    python benchmarks/recipe.py --size tiny --work WORK                # 2 cores
     python benchmarks/recipe.py --size small --work WORK --jobs 4      # one GPU
-    python benchmarks/recipe.py --size tiny --work WORK --presets canonical --seeds 1 --draws 2
+    python benchmarks/recipe.py --size tiny --work WORK --arms ours --draws 5    # 75 CPU-minutes
     python benchmarks/recipe.py --size tiny --work WORK --presets tiny --scale 0.1  # trial
 
 Every part is a command of headct with a result in WORK: the same call goes on after any stop, and

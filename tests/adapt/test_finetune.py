@@ -115,6 +115,13 @@ def exact(bundle, hu):
     return {name: getattr(embedding, name).reshape(len(hu), -1) for name in names}
 
 
+def test_an_encoder_that_moves_starts_from_few_components(store, labels, bundle, monkeypatch):
+    monkeypatch.setattr("headct.adapt.start.N_COMPONENTS", 3)
+    train = labels.take(labels.positions("train"))
+    head = probe_head(bundle, store, train, ProbeConfig(), seed=0)
+    assert head.components.shape == (bundle.encoder.config.width, 3)
+
+
 def test_a_head_comes_out_as_it_went_in(store, labels, bundle):
     train = labels.take(labels.positions("train"))
     head = probe_head(bundle, store, train, ProbeConfig(), seed=0)

@@ -12,7 +12,7 @@ from headct.adapt.knn import KnnConfig
 from headct.adapt.operating import choose_thresholds
 from headct.adapt.predictions import SCHEMA
 from headct.adapt.probe import ProbeConfig, draw_train, run_probe
-from headct.adapt.readout import fit_readout
+from headct.adapt.readout import N_CELLS, fit_readout
 from headct.adapt.task import load_task, replacing_folder
 from headct.config import check
 from headct.errors import CheckpointError, LabelError, MismatchError, UsageError
@@ -236,3 +236,15 @@ def test_a_task_names_the_sites_of_its_train_scans(tmp_path, table, labels):
     assert [(s.site, s.internal) for s in collection.sites] == [("elsewhere", False)]
     run_fewshot(table, labels, DEMO, tmp_path / "few", FewshotConfig(shots=(2,)))
     assert all(s.internal for s in collect([tmp_path / "few"]).sites)
+
+
+@pytest.mark.parametrize(
+    ("n_scans", "asked", "kept"), [(60, None, 40), (60, 7, 7), (2001, None, 32)]
+)
+def test_many_components_are_read_where_scans_are_few(n_scans, asked, kept):
+    labels = make_labels(n_scans)
+    region = np.random.default_rng(0).normal(size=(n_scans, N_CELLS * 40)).astype(np.float32)
+    wide = replace(make_table(labels), vectors={"region": region})
+    fitted = fit_readout(wide, np.arange(n_scans), asked)
+    assert fitted.arrays["components"].shape == (40, kept)
+    assert fitted.apply(wide.vectors).shape == (n_scans, N_CELLS * kept)

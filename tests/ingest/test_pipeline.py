@@ -86,6 +86,17 @@ def test_a_scan_on_which_headct_fails_does_not_stop_the_others(
     assert len(open_store(tmp_path / "store")) == 3
 
 
+def test_a_machine_without_memory_is_not_the_scans_fault(
+    archive: Path, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("headct.ingest.series.find_head", fails)
+    with pytest.raises(MemoryError):
+        ingest([archive], tmp_path / "store", DEMO, jobs=0, key_file=key_file)
+
+
 def test_manifest_says_what_the_scanner_did(store: Path, head_series: list[Any]) -> None:
     row = open_store(store).manifest.slice(0, 1).to_pylist()[0]
     header = head_series[0].header

@@ -91,24 +91,33 @@ def test_masked_patches_never_reach_the_student() -> None:
     assert torch.equal(seen[0], before)
 
 
-def test_mae_term_is_the_error_of_the_decoders_patches() -> None:
-    mae = MaeConfig(predicted_fraction=1.0)
-    objective = made(only(mae=mae)).eval()
-    batch = views()
-    out = objective.losses(batch, 0.5)
+def decoded(objective: JointObjective, batch: ViewBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Voxels that the decoder predicts of the 6 hidden and 4 visible patches, and their numbers."""
     hu = batch.globals_hu.flatten(0, 1)
     keep, masked = batch.keep.flatten(0, 1), batch.masked.flatten(0, 1)
-    hidden_at = keep[masked].view(6, 6)
-    tokens = objective.student.forward_hu(hu, (3.3,) * 3, keep[~masked].view(6, 4))
+    hidden_at, visible_at = keep[masked].view(6, 6), keep[~masked].view(6, 4)
+    tokens = objective.student.forward_hu(hu, (3.3,) * 3, visible_at)
     asked_mm = objective.student.centres_mm(hidden_at, hu.shape[1:], (3.3,) * 3)
-    predicted = objective.decoder.to_voxels(objective.decoder(tokens, asked_mm)[0])
-    voxels = gather_patches(hu, (8, 8, 8), hidden_at)
+    predicted = objective.decoder.to_voxels(torch.cat(objective.decoder(tokens, asked_mm), dim=1))
+    return predicted, torch.cat([hidden_at, visible_at], dim=1)
+
+
+def errors_of(predicted: torch.Tensor, hu: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Weighted error of each window of predicted patches of HU views [b g z y x]."""
+    voxels = gather_patches(hu.flatten(0, 1), (8, 8, 8), at)
     target = to_channels(voxels, *window_tensors(TINY.windows, "cpu"))
-    weight = tissue_weights(target, 0.03)
-    errors = channel_errors(predicted.view_as(target), target, weight)
-    torch.testing.assert_close(out["mae_loss"], weighted_mean(errors, (1, 1, 0.3)).detach())
+    return channel_errors(predicted.view_as(target), target, tissue_weights(target, 0.03)).detach()
+
+
+def test_mae_term_is_the_error_of_the_decoders_patches() -> None:
+    objective = made(only(mae=MaeConfig(predicted_fraction=1.0))).eval()
+    batch = views()
+    out = objective.losses(batch, 0.5)
+    predicted, at = decoded(objective, batch)
+    errors = errors_of(predicted[:, :6], batch.globals_hu, at[:, :6])
+    torch.testing.assert_close(out["mae_loss"], weighted_mean(errors, (1, 1, 0.3)))
     for c, name in enumerate(("brain", "blood", "bone")):
-        torch.testing.assert_close(out[f"{name}_error"], errors[c].detach())
+        torch.testing.assert_close(out[f"{name}_error"], errors[c])
         assert out[f"{name}_error_share"] > 0
 
 
@@ -116,37 +125,21 @@ def test_visible_patches_are_decoded_from_their_own_tokens() -> None:
     mae = MaeConfig(predicted_fraction=1.0, visible_fraction=1.0)
     objective = made(only(mae=mae)).eval()
     batch = views()
-    hu = batch.globals_hu.flatten(0, 1)
-    keep, masked = batch.keep.flatten(0, 1), batch.masked.flatten(0, 1)
-    hidden_at, visible_at = keep[masked].view(6, 6), keep[~masked].view(6, 4)
-    tokens = objective.student.forward_hu(hu, (3.3,) * 3, visible_at)
-    asked_mm = objective.student.centres_mm(hidden_at, hu.shape[1:], (3.3,) * 3)
-    at = torch.cat([hidden_at, visible_at], dim=1)
-    predicted = objective.decoder.to_voxels(torch.cat(objective.decoder(tokens, asked_mm), dim=1))
-    target = to_channels(gather_patches(hu, (8, 8, 8), at), *window_tensors(TINY.windows, "cpu"))
-    weight = tissue_weights(target, 0.03)
-    errors = channel_errors(predicted.view_as(target), target, weight)
+    predicted, at = decoded(objective, batch)
+    errors = errors_of(predicted, batch.globals_hu, at)
     loss = objective.losses(batch, 0.5)["mae_loss"]
-    torch.testing.assert_close(loss, weighted_mean(errors, (1, 1, 0.3)).detach())
+    torch.testing.assert_close(loss, weighted_mean(errors, (1, 1, 0.3)))
 
 
 def test_pixels_are_asked_for_as_they_were_before_augmentation() -> None:
     objective = made(only(mae=MaeConfig(predicted_fraction=1.0))).eval()
     batch = views()
     clean = torch.full_like(batch.globals_hu, 40.0)
-    kept = replace(batch, clean_hu=clean)
-    losses = [objective.losses(b, 0.5)["mae_loss"] for b in (batch, kept)]
-    hu = batch.globals_hu.flatten(0, 1)
-    keep, masked = batch.keep.flatten(0, 1), batch.masked.flatten(0, 1)
-    hidden_at = keep[masked].view(6, 6)
-    tokens = objective.student.forward_hu(hu, (3.3,) * 3, keep[~masked].view(6, 4))
-    asked_mm = objective.student.centres_mm(hidden_at, hu.shape[1:], (3.3,) * 3)
-    predicted = objective.decoder.to_voxels(objective.decoder(tokens, asked_mm)[0])
-    voxels = gather_patches(clean.flatten(0, 1), (8, 8, 8), hidden_at)
-    target = to_channels(voxels, *window_tensors(TINY.windows, "cpu"))
-    errors = channel_errors(predicted.view_as(target), target, tissue_weights(target, 0.03))
-    torch.testing.assert_close(losses[1], weighted_mean(errors, (1, 1, 0.3)).detach())
-    assert losses[0] != losses[1]
+    predicted, at = decoded(objective, batch)
+    errors = errors_of(predicted[:, :6], clean, at[:, :6])
+    loss = objective.losses(replace(batch, clean_hu=clean), 0.5)["mae_loss"]
+    torch.testing.assert_close(loss, weighted_mean(errors, (1, 1, 0.3)))
+    assert loss != objective.losses(batch, 0.5)["mae_loss"]
 
 
 def test_latent_targets_are_the_teachers_features_of_the_predicted_patches() -> None:

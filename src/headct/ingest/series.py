@@ -185,7 +185,8 @@ def _unharmed(read: Callable[[], Found]) -> Found:
     """What `read` found; where headct itself fails on a scan, that one is refused, and it is said.
 
     Raises:
-        OSError, HeadctError: what is wrong with the machine or the command, not with the scan.
+        OSError, MemoryError, HeadctError: what is wrong with the machine or the command, not with
+            the scan.
     """
     try:
         return read()
@@ -193,7 +194,7 @@ def _unharmed(read: Callable[[], Found]) -> Found:
         return _refused((reason_of(refusal), refusal.message)), None
     except GeometryError as error:
         return _refused((Reason.BAD_GEOMETRY, error.message)), None
-    except (OSError, HeadctError):
+    except (OSError, MemoryError, HeadctError):
         raise
     except Exception as error:  # one scan never stops the others
         message = f"headct failed on it ({place_of(error)}): please report this"

@@ -3,7 +3,7 @@
 RUN/checkpoints/step-00000500/
     shard-00001-...safetensors   one file per rank that wrote, through torch's DCP
         module.*                 parameters and buffers: student, teacher, heads
-        optimizer.KEY.NAME       AdamW's moments of the parameter NAME
+        optimizer.KEY.NAME       the optimizer's moments of the parameter NAME
     checkpoint.json              format, counters, identity of the run, SHA-256 of each file
 
 A folder with that name is whole, however the process ended; nothing in it is pickled. Any number of

@@ -91,9 +91,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], config: OptimConfig) -> None:
         with_muon, others = _split(groups)
-        self.muon = torch.optim.Muon(
-            with_muon, config.lr, momentum=config.betas[1], adjust_lr_fn="match_rms_adamw"
-        )
+        self.muon = torch.optim.Muon(with_muon, config.lr, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(
             others, lr=config.lr, betas=config.betas, eps=1e-8, fused=True
         )
