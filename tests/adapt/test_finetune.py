@@ -237,7 +237,7 @@ def test_a_flip_exchanges_findings_that_name_a_side(store, labels):
     scans = LabelledScans(store, sided, 16, 0, LIGHT, torch.device("cpu"))
     read = scans.loader.read(0)
     made = scans.make(read, 0)
-    flipped = np.array([scans.maker.draw(*place)[0]["flip"][0] > 0 for place in read.places])
+    flipped = scans.maker.draw(read.places)[0]["flip"].numpy() > 0
     assert 0 < flipped.sum() < 16
     values = sided.values[list(read.rows)]
     np.testing.assert_array_equal(made.labels[~flipped], values[~flipped])

@@ -236,6 +236,18 @@ def test_queue_holds_the_latest_teacher_vectors_and_takes_part() -> None:
     assert not torch.equal(term.targets(two, 0.5), alone)
 
 
+def test_empty_rows_of_the_queue_do_not_count() -> None:
+    torch.manual_seed(0)
+    term = Sinkhorn(12, sinkhorn_config())
+    one, two = torch.randn(2, 2, 2, 12)
+    term.targets(one, 0.5)
+    term.after_step()
+    assert int(term.n_queued) == 4
+    known = torch.cat([term.teacher(vectors).flatten(0, 1) for vectors in (two, one)])
+    expected = sinkhorn_targets(term.teacher.logits(known), term.temperature(0.5), 3)[:4]
+    torch.testing.assert_close(term.targets(two, 0.5).flatten(0, 1), expected)
+
+
 def test_koleo_needs_sixteen_scans() -> None:
     term = Sinkhorn(12, sinkhorn_config())
     for n_scans, there in ((15, False), (16, True)):

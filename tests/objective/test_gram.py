@@ -7,8 +7,9 @@ import torch
 
 from headct.config import check
 from headct.errors import UsageError
+from headct.objective.config import JointConfig
 from headct.objective.gram import GramConfig, gram_loss
-from headct.objective.joint import JointConfig, JointObjective
+from headct.objective.joint import JointObjective
 from headct.objective.mae import LatConfig, MaeConfig
 
 from .test_joint import DECODER, OFF, TINY, made, only, views

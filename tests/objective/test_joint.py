@@ -13,8 +13,9 @@ from headct.config import check
 from headct.errors import UsageError
 from headct.model.architecture import ENCODERS
 from headct.model.tokens import gather_patches, to_channels, window_tensors
+from headct.objective.config import DecoderConfig, JointConfig
 from headct.objective.dino import ClsConfig
-from headct.objective.joint import DecoderConfig, JointConfig, JointObjective, follow
+from headct.objective.joint import JointObjective, follow
 from headct.objective.mae import (
     LatConfig,
     MaeConfig,
@@ -54,6 +55,7 @@ def views(n_scans: int = 3, n_local: int = 2, n_masked: int = 6, seed: int = 0) 
         locals_hu=40 + 40 * torch.randn(n_scans, n_local, 8, 8, 8, generator=generator),
         keep=keep.view(n_scans, 2, 10),
         masked=masked.view(n_scans, 2, 10),
+        n_masked=n_masked,
         flipped=torch.zeros(n_scans, 2, dtype=torch.bool),
         spacing_mm_zyx=(3.3, 3.3, 3.3),
     )

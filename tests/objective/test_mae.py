@@ -95,18 +95,18 @@ def test_predicted_tokens_are_masked_ones() -> None:
     masked = torch.zeros(4, 20, dtype=torch.bool)
     for row in masked:
         row[torch.randperm(20)[:10]] = True
-    places = draw_masked(masked, 0.3)
+    places = draw_masked(masked, 3)
     assert places.shape == (4, 3)
     assert masked.gather(1, places).all()
     assert (places[:, 1:] > places[:, :-1]).all()
-    assert draw_masked(masked, 0.01).shape == (4, 1)
-    torch.testing.assert_close(draw_masked(masked, 1.0), masked.nonzero()[:, 1].view(4, 10))
+    assert draw_masked(masked, 1).shape == (4, 1)
+    torch.testing.assert_close(draw_masked(masked, 10), masked.nonzero()[:, 1].view(4, 10))
 
 
 def test_every_masked_token_has_its_turn() -> None:
     masked = torch.tensor([[True, False, True, True]])
     torch.manual_seed(0)
-    counts = torch.stack([draw_masked(masked, 0.34)[0, 0] for _ in range(300)]).bincount()
+    counts = torch.stack([draw_masked(masked, 1)[0, 0] for _ in range(300)]).bincount()
     assert counts.tolist()[1] == 0
     assert min(counts[[0, 2, 3]].tolist()) > 60
 

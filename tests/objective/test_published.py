@@ -38,6 +38,7 @@ def views(n_global: int, n_local: int, n_masked: int) -> ViewBatch:
         locals_hu=40 + 40 * torch.randn(3, n_local, 8, 8, 8, generator=generator),
         keep=torch.arange(8).expand(3, n_global, -1),
         masked=masked.view(3, n_global, 8),
+        n_masked=n_masked,
         flipped=torch.zeros(3, n_global, dtype=torch.bool),
         spacing_mm_zyx=(2.0, 2.0, 2.0),
     )

@@ -8,7 +8,7 @@ import torch
 from headct.config import check
 from headct.errors import UsageError
 from headct.model.tokens import InputWindows, window_tensors
-from headct.objective.joint import JointConfig
+from headct.objective.config import JointConfig
 from headct.objective.windows import WindowContrast, draw_windows
 from headct.volume.window import WINDOWS
 

@@ -26,7 +26,7 @@ from headct.volume.preprocessing import Preprocessing, Stretch
 from .saved import tensors_of
 from .tiny import GRID, RECIPE, make_store, recipe
 
-VARYING = {"scans_per_s", "mfu", "tflops", "eta_s", "peak_memory_gib"}
+VARYING = {"scans_per_s", "wait_share", "mfu", "tflops", "eta_s", "peak_memory_gib"}
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_a_store_of_another_preprocessing_into_the_same_run_is_an_error(whole, t
 
 
 def test_no_memory_left_is_said_with_a_remedy(store, tmp_path, monkeypatch):
-    def losses(*_):
+    def losses(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(module.JointObjective, "losses", losses)
@@ -332,8 +332,8 @@ def test_unreadable_scans_are_replaced_and_counted(tmp_path, monkeypatch):
 def test_scans_of_a_step_that_is_not_finite_are_named(store, tmp_path, monkeypatch):
     real = module.JointObjective.losses
 
-    def losses(self, views, fraction):
-        terms = real(self, views, fraction)
+    def losses(self, views, fraction, **how):
+        terms = real(self, views, fraction, **how)
         bad = float("nan") if fraction == 4 / 12 else 1.0
         return terms | {"loss": terms["loss"] * bad}
 

@@ -48,7 +48,7 @@ def rows_of(run):
     ]
 
 
-VARYING = {"scans_per_s", "mfu", "tflops", "eta_s", "peak_memory_gib"}
+VARYING = {"scans_per_s", "wait_share", "mfu", "tflops", "eta_s", "peak_memory_gib"}
 
 
 def weights_of(run):

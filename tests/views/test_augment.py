@@ -11,11 +11,12 @@ from headct.views.augment import (
     SkullBase,
 )
 from headct.views.cut import Placement, apply_axes
-from headct.views.draws import generator
+from headct.views.draws import Draws, generator
 from headct.views.noise import Noise, cut_from
 from headct.views.spread import Kernel, SliceThickness
 
 GRID, SPACING = (24, 32, 24), (4.0, 4.0, 4.0)
+CPU = torch.device("cpu")
 
 
 def at(n: int) -> Placement:
@@ -30,7 +31,7 @@ def at(n: int) -> Placement:
 
 
 def draw(augmentation, n: int) -> dict[str, torch.Tensor]:
-    values = augmentation.draw(generator(0, "views", 0, 0), n)
+    values = augmentation.draw(Draws([generator(0, "views", 0, 0)]), n)
     return {name: torch.from_numpy(value) for name, value in values.items()}
 
 
@@ -52,13 +53,13 @@ def test_probability_decides_how_many_views():
     assert drawn["noise_sd_hu"].abs().max() <= 8
 
 
-@pytest.mark.parametrize("augmentation", [Cupping(), SkullBase(), Noise()])
+@pytest.mark.parametrize("augmentation", [Cupping(), SkullBase(probability=0.6), Noise()])
 def test_all_views_at_once_are_the_views_one_by_one(augmentation, monkeypatch):
     drawn = draw(augmentation, 6)
     more = [augmentation.bank(GRID, SPACING)] if isinstance(augmentation, Noise) else []
     one_by_one = augmentation.apply(water(6), drawn, at(6), *more)
     for module in ("augment", "noise"):  # as on a GPU
-        monkeypatch.setattr(f"headct.views.{module}.touched", lambda _: [slice(None)])
+        monkeypatch.setattr(f"headct.views.{module}.touched", lambda *_: [slice(None)])
     at_once = augmentation.apply(water(6), drawn, at(6), *more)
     assert one_by_one.any()
     torch.testing.assert_close(at_once, one_by_one)
@@ -84,7 +85,7 @@ def test_switched_off_nothing_changes(name):
     } | {"gain": {"gain_sd": 0, "offset_sd_hu": 0}}
     config = AugmentConfig.model_validate(everything_else | off)
     drawn, hu = draw(config, 4), torch.randn(4, *GRID)
-    assert config.spread(drawn, at(4)) == [None, None, None]
+    assert config.spread(drawn, at(4), CPU) == [None, None, None]
     bank = config.noise.bank(GRID, SPACING)
     assert torch.equal(config.apply(hu.clone(), drawn, at(4), bank), hu)
 
@@ -96,7 +97,7 @@ def test_kernels_keep_the_mean_and_change_the_edge():
         "kernel_sigma_mm": torch.tensor([1.0, 1.0]),
         "kernel_amount": torch.tensor([-1.0, 0.6]),
     }
-    operator = Kernel().operator(drawn, 40, 1.0)
+    operator = Kernel().operator(drawn, 40, 1.0, CPU)
     torch.testing.assert_close(operator.sum(-1), torch.ones(2, 40))
     blurred, sharp = apply_axes(hu, (None, None, operator))[:, 0, 0]
     assert 0 < blurred[19] < blurred[20] < 50
@@ -106,7 +107,7 @@ def test_kernels_keep_the_mean_and_change_the_edge():
 
 def test_thick_slices_average_along_z():
     drawn = {"slice_mm": torch.tensor([8.0, 0.0]), "slice_phase": torch.tensor([0.3, 0.3])}
-    operator = SliceThickness().operator(drawn, 60, 1.0)
+    operator = SliceThickness().operator(drawn, 60, 1.0, CPU)
     assert torch.equal(operator[1], torch.eye(60))
     assert torch.allclose(operator.sum(-1), torch.ones(2, 60), atol=1e-5)
     spike = operator[0, :, 30]
@@ -118,7 +119,7 @@ def test_thick_slices_average_along_z():
 
 def test_slices_thinner_than_voxels_do_nothing():
     drawn = {"slice_mm": torch.tensor([2.5]), "slice_phase": torch.tensor([0.1])}
-    assert SliceThickness().operator(drawn, 20, 3.3) is None
+    assert SliceThickness().operator(drawn, 20, 3.3, CPU) is None
 
 
 def test_cupping_is_a_parabola_in_the_plane():
@@ -207,7 +208,7 @@ def test_chosen_views_at_once_are_the_views_one_by_one(augmentation, monkeypatch
     before = 3000 * sparse - 1024
     one_by_one = augmentation.apply(before.clone(), drawn, at(6))
 
-    def by_number(amount: torch.Tensor) -> list[torch.Tensor]:  # as on a GPU
+    def by_number(amount: torch.Tensor, _: torch.device) -> list[torch.Tensor]:  # as on a GPU
         return [amount.nonzero()[:, 0]]
 
     monkeypatch.setattr("headct.views.augment.chosen", by_number)

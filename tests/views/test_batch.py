@@ -16,6 +16,9 @@ OFF = AugmentConfig.model_validate(
         **{name: {"probability": 0} for name in AugmentConfig.model_fields if name != "gain"},
     }
 )
+EVERYTHING = AugmentConfig.model_validate(
+    {name: {"probability": 0.6} for name in AugmentConfig.model_fields if name != "gain"}
+)
 PLACES = [(0, 0), (0, 1), (3, 2), (0, 7)]
 
 
@@ -78,6 +81,25 @@ def test_clean_views_are_those_without_augmentation(grid, heads, pose):
     torch.testing.assert_close(views.clean_hu, off.globals_hu, atol=1e-3, rtol=0)
     assert (views.clean_hu - views.globals_hu).abs().mean() > 1
     assert off.clean_hu is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("path", ["slice", "axes", "sample"])
+def test_views_at_once_are_the_views_one_by_one(grid, heads, path, device, monkeypatch):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU: what it does is done on the CPU")
+    poses = {"axes": PoseConfig(rotation_lr_deg=0, rotation_deg=0), "sample": PoseConfig()}
+    make = maker(grid, pose=poses.get(path, STILL), keep_clean=True, augment=EVERYTHING).make
+    alone = make(heads, PLACES, step=1)
+    for module in ("draws", "cut"):
+        monkeypatch.setattr(f"headct.views.{module}.one_by_one", lambda _: False)
+    together = make(heads.to(device), PLACES, step=1)
+    for name in ("globals_hu", "locals_hu", "clean_hu"):
+        apart = (getattr(together, name).cpu() - getattr(alone, name)).abs()
+        assert apart.mean() < 0.05
+        assert (apart > 2).float().mean() < 1e-3  # edges of what is erased
+    for name in ("keep", "masked", "flipped"):
+        assert torch.equal(getattr(together, name).cpu(), getattr(alone, name))
 
 
 def test_views_leave_the_threads_of_torch_to_the_step(grid, heads):

@@ -15,7 +15,7 @@ from headct.views.crop import (
     place_stretched,
 )
 from headct.views.cut import Placement, apply_axes, cut, rotation_matrix
-from headct.views.draws import generator
+from headct.views.draws import Draws, generator
 from headct.views.mask import patch_occupancy
 
 NO_SPREAD = (None, None, None)
@@ -23,7 +23,7 @@ GRID, SPACING = (16, 20, 12), (4.0, 2.0, 3.0)
 
 
 def drawn(config: PoseConfig, n: int) -> dict[str, torch.Tensor]:
-    values = config.draw(generator(1, "views", 0, 0), n)
+    values = config.draw(Draws([generator(1, "views", 0, 0)]), n)
     return {name: torch.from_numpy(value) for name, value in values.items()}
 
 
@@ -151,7 +151,7 @@ def test_a_stretched_crop_is_its_box_resized_to_the_whole_grid(flip):
     still = {"rotation_lr_deg": 0, "rotation_deg": 0, "zoom": 0, "shift_mm": 0}
     pose = PoseConfig(**still, flip_probability=flip, flip_others_probability=flip)
     values = drawn(pose, 3)
-    share = STRETCH.draw(generator(2, "views", 0, 0), 3, (0.5, 0.9))["edge_fraction"]
+    share = STRETCH.draw(Draws([generator(2, "views", 0, 0)]), 3, (0.5, 0.9))["edge_fraction"]
     at = place_stretched(values | {"edge_fraction": torch.from_numpy(share)}, GRID, SPACING)
     views = cut(smooth_scan(), at, NO_SPREAD, "axes")
     assert views.shape == (3, *GRID)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from headct.views.draws import generator
+from headct.views.draws import Draws, generator
 from headct.views.mask import MaskConfig, draw_mask, patch_occupancy
 
 GRID = (4, 6, 4)
@@ -10,7 +10,7 @@ KEEP = torch.arange(0, 96, 2)[None].repeat(20, 1)
 
 
 def masks(config: MaskConfig, n_masked: int) -> torch.Tensor:
-    values = config.draw(generator(0, "views", 0, 0), 20, 96)
+    values = config.draw(Draws([generator(0, "views", 0, 0)]), 20, 96)
     return draw_mask(KEEP, GRID, {k: torch.from_numpy(v) for k, v in values.items()}, n_masked)
 
 

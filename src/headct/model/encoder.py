@@ -24,6 +24,7 @@ from headct.model.tokens import (
     patch_centres_mm,
     window_tensors,
 )
+from headct.views.constants import constant
 
 
 class ViT3D(nn.Module):
@@ -163,7 +164,8 @@ class ViT3D(nn.Module):
     ) -> Tensor:
         """Centres [b t 3] in mm of the patches `index` of volumes of a shape."""
         spacing = self.config.spacing_mm_zyx if spacing_mm_zyx is None else spacing_mm_zyx
-        spacing = torch.as_tensor(spacing, device=index.device)
+        if not isinstance(spacing, Tensor):
+            spacing = constant(spacing, index.device)
         return patch_centres_mm(index, shape_zyx, self.config.patch_voxels_zyx, spacing)
 
     def encode(

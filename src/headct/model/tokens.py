@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headct.views.mask import patch_occupancy
+from headct.views.constants import constant
+from headct.views.mask import patch_occupancy, unravel
 from headct.volume.volume import AIR_HU
 from headct.volume.window import Window
 
@@ -52,8 +53,8 @@ class Tokens:
             [b r d], regions in array order.
         """
         cells = torch.stack(unravel(self.index, self.grid_zyx), dim=-1)  # [b t 3]
-        size = torch.tensor(self.grid_zyx, device=cells.device)
-        counts = torch.tensor(n_zyx, device=cells.device)
+        size = constant(self.grid_zyx, cells.device, torch.int64)
+        counts = constant(n_zyx, cells.device, torch.int64)
         z, y, x = (cells * counts // size).unbind(-1)
         region = (z * n_zyx[1] + y) * n_zyx[2] + x
         member = F.one_hot(region, n_zyx[0] * n_zyx[1] * n_zyx[2]).to(self.patches.dtype)
@@ -67,12 +68,6 @@ def grid_shape(shape_zyx: Sequence[int], patch_zyx: ZyxInt) -> ZyxInt:
     """Patches per axis; a part of a patch at the far end counts as one."""
     z, y, x = (-(-n // p) for n, p in zip(shape_zyx, patch_zyx, strict=True))
     return z, y, x
-
-
-def unravel(index: Tensor, grid_zyx: ZyxInt) -> tuple[Tensor, Tensor, Tensor]:
-    """Patch numbers -> their places along z, y and x."""
-    _, n_y, n_x = grid_zyx
-    return index // (n_y * n_x), index // n_x % n_y, index % n_x
 
 
 def gather_patches(
@@ -129,8 +124,8 @@ def patch_centres_mm(
         [b t 3] float32 (z, y, x).
     """
     cells = torch.stack(unravel(index, grid_shape(shape_zyx, patch_zyx)), dim=-1).float()
-    patch = torch.tensor(patch_zyx, device=index.device, dtype=torch.float32)
-    middle = torch.tensor(tuple(shape_zyx), device=index.device, dtype=torch.float32) / 2
+    patch = constant(patch_zyx, index.device)
+    middle = constant(shape_zyx, index.device) / 2
     spacing = spacing_mm_zyx.to(index.device, torch.float32).expand(index.shape[0], 3)
     return ((cells + 0.5) * patch - middle) * spacing[:, None]
 
@@ -175,8 +170,8 @@ class InputWindows(NamedTuple):
 
 def window_tensors(windows: Sequence[Window], device: torch.device) -> tuple[Tensor, Tensor]:
     """Levels [c] and widths [c] of windows, HU."""
-    level = torch.tensor([w.level_hu for w in windows], dtype=torch.float32, device=device)
-    width = torch.tensor([w.width_hu for w in windows], dtype=torch.float32, device=device)
+    level = constant([w.level_hu for w in windows], device)
+    width = constant([w.width_hu for w in windows], device)
     return level, width
 
 

@@ -60,25 +60,30 @@ def coding_rate(z: Tensor, eps: float) -> Tensor:
 
 
 @torch.no_grad()
-def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int) -> Tensor:
+def sinkhorn_targets(
+    logits: Tensor, temperature: float, n_iterations: int, used: Tensor | None = None
+) -> Tensor:
     """Soft assignments in which every prototype is used about equally often.
 
     Args:
         logits: [n k] cosines.
         temperature: lower is sharper.
         n_iterations: of evening out prototypes, then samples.
+        used: [n] bool, the rows that count; None: all.
 
     Returns:
-        [n k]; rows sum to 1, columns to about n / k.
+        [n k]; rows sum to 1, columns to about n / k; 0 in the rows that do not count.
 
     Source:
         Cuturi 2013; Caron et al. 2020, appendix.
     """
     q = torch.exp((logits - logits.max()) / temperature)
     n, k = q.shape
+    if used is not None:
+        q = q * used[:, None]
     for _ in range(n_iterations):
         q = q / q.sum(dim=0, keepdim=True) / k
-        q = q / q.sum(dim=1, keepdim=True) / n
+        q = q / q.sum(dim=1, keepdim=True).clamp(min=1e-30) / n
     return q * n
 
 

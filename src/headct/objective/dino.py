@@ -224,19 +224,23 @@ class Sinkhorn(Prototypes):
         everyone = gathered(own)
         if self.training:
             self._waiting.append(everyone)
-        known = torch.cat([everyone, self.queue[: int(self.n_queued)]])
+        known = torch.cat([everyone, self.queue])
+        # the whole queue with its empty rows masked: to count on the CPU, a GPU would have to stop
+        number = torch.arange(len(known), device=known.device)
         assigned = sinkhorn_targets(
-            self.teacher.logits(known), self.temperature(step_fraction), self.config.n_iterations
+            self.teacher.logits(known),
+            self.temperature(step_fraction),
+            self.config.n_iterations,
+            used=number < len(everyone) + self.n_queued,
         )
         return assigned[own_rows(len(own))].view(*unit.shape[:2], -1)
 
     def after_step(self) -> None:
         """Put the step's teacher vectors in front of the queue."""
         if self.config.n_queue and self._waiting:
-            filled = torch.cat([*self._waiting, self.queue[: int(self.n_queued)]])
-            filled = filled[: self.config.n_queue]
-            self.queue[: len(filled)] = filled
-            self.n_queued.fill_(len(filled))
+            self.n_queued += sum(len(vectors) for vectors in self._waiting)
+            self.n_queued.clamp_(max=self.config.n_queue)
+            self.queue.copy_(torch.cat([*self._waiting, self.queue])[: self.config.n_queue])
         self._waiting.clear()
 
 

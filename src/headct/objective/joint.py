@@ -17,81 +17,26 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from headct.config import Config
 from headct.errors import UsageError
 from headct.model.architecture import EncoderConfig
 from headct.model.encoder import ViT3D
 from headct.model.heads import MaeDecoder
 from headct.model.tokens import InputWindows, Tokens, gather_patches
-from headct.objective.dino import ClsConfig, Distillation, self_distillation
-from headct.objective.gram import GramAnchor, GramConfig, gram_loss
+from headct.objective.config import JointConfig
+from headct.objective.dino import Distillation, self_distillation
+from headct.objective.gram import GramAnchor, gram_loss
 from headct.objective.guards import cls_std, effective_rank
 from headct.objective.mae import (
-    LatConfig,
-    MaeConfig,
     draw_masked,
     latent_loss,
     pixel_loss,
     require_channel_weights,
 )
-from headct.objective.windows import WindowContrast, draw_windows
+from headct.objective.windows import draw_windows
 from headct.views.batch import ViewBatch
 from headct.volume.volume import Zyx
-
-
-class DecoderConfig(Config):
-    """The decoder that `mae` and `lat` share."""
-
-    width: int = Field(default=256, gt=0)
-    depth: int = Field(default=2, gt=0)
-    heads: int = Field(default=4, gt=0)
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> DecoderConfig:
-        if self.width % self.heads or self.width // self.heads % 2 or self.width // self.heads < 6:
-            raise ValueError(f"width {self.width} does not give {self.heads} even heads >= 6")
-        return self
-
-
-class JointConfig(Config):
-    """What is minimised; terms with weight 0 are off."""
-
-    mae: MaeConfig = MaeConfig()
-    lat: LatConfig = LatConfig()
-    cls: ClsConfig = ClsConfig()
-    gram: GramConfig = GramConfig()
-    decoder: DecoderConfig = DecoderConfig()
-    window_jitter: tuple[float, float] = (0.05, 0.1)
-    """Input windows in training: largest shift of the level as a share of the width, and largest
-    logarithm of the change of the width. Targets are never jittered."""
-    window_contrast: WindowContrast = WindowContrast()
-    jitter_teacher: bool = False
-    """Give the teacher the windows that the student's large crops have, as DINO was published."""
-
-    @model_validator(mode="after")
-    def _something_is_on(self) -> JointConfig:
-        if not any(term.weight for term in (self.mae, self.lat, self.cls)):
-            raise ValueError("mae, lat and cls all have weight 0: nothing to learn")
-        if self.cls.weight == 0 and self.cls.has_prototypes:
-            raise ValueError(
-                "prototypes without a CLS term: cls.weight is 0; raise it, or leave the rest out"
-                ' with --set "objective.cls={weight=0}"'
-            )
-        return self
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any term has targets from a teacher."""
-        return self.lat.weight > 0 or self.cls.weight > 0 or self.gram.weight > 0
-
-    @property
-    def needs_decoder(self) -> bool:
-        """Whether any term is about masked patches."""
-        return self.mae.weight > 0 or self.lat.weight > 0
-
 
 Scalars = dict[str, Tensor]
 
@@ -105,6 +50,7 @@ class _Globals:
         keep: [n t] patches that are computed.
         masked: [n t] bool, those of them that the student does not see.
         spacing_mm_zyx: voxel size.
+        n_masked: how many, in every row.
         n_views: g.
         target_hu: [n z y x] what L_pix asks for.
     """
@@ -112,6 +58,7 @@ class _Globals:
     hu: Tensor
     keep: Tensor
     masked: Tensor
+    n_masked: int
     spacing_mm_zyx: Zyx
     n_views: int
     target_hu: Tensor
@@ -119,7 +66,15 @@ class _Globals:
     @property
     def visible(self) -> Tensor:
         """[n t_visible] patches that the student sees."""
-        return self.keep[~self.masked].view(len(self.keep), -1)
+        return self.of_visible(self.keep)
+
+    def of_visible(self, values: Tensor) -> Tensor:
+        """Values [n t ...] at the patches that the student sees: [n t_visible ...]."""
+        # no boolean index: a GPU would have to count before the step can go on
+        first = self.masked.byte().argsort(dim=1, stable=True)
+        place = first[:, : self.masked.shape[1] - self.n_masked]
+        rows = torch.arange(len(place), device=place.device)[:, None]
+        return values[rows, place]
 
 
 class JointObjective(nn.Module):
@@ -151,16 +106,21 @@ class JointObjective(nn.Module):
         if config.gram.weight > 0 and self.teacher is not None:
             self.anchor = GramAnchor(self.teacher, config.gram)
 
-    def forward(self, views: ViewBatch, step_fraction: float) -> dict[str, Tensor]:
+    def forward(
+        self, views: ViewBatch, step_fraction: float, *, with_rank: bool = True
+    ) -> dict[str, Tensor]:
         """`losses`, under the name by which wrappers for several devices call it."""
-        return self.losses(views, step_fraction)
+        return self.losses(views, step_fraction, with_rank=with_rank)
 
-    def losses(self, views: ViewBatch, step_fraction: float) -> dict[str, Tensor]:
+    def losses(
+        self, views: ViewBatch, step_fraction: float, *, with_rank: bool = True
+    ) -> dict[str, Tensor]:
         """The loss of a batch and everything to log about it.
 
         Args:
             views: every row of `masked` has the same number of True.
             step_fraction: share of the run that is done, by steps.
+            with_rank: False leaves out the effective rank, for which a GPU has to stop.
 
         Returns:
             Scalars: `loss`, with a gradient; `mae_loss`, `lat_loss`, `cls_loss`, `gram_loss` of the
@@ -172,6 +132,7 @@ class JointObjective(nn.Module):
             views.globals_hu.flatten(0, 1),
             views.keep.flatten(0, 1),
             views.masked.flatten(0, 1),
+            views.n_masked,
             views.spacing_mm_zyx,
             views.keep.shape[1],
             (views.globals_hu if views.clean_hu is None else views.clean_hu).flatten(0, 1),
@@ -189,7 +150,9 @@ class JointObjective(nn.Module):
             terms["gram"] = self._gram_term(self.anchor, large, student)
         loss = torch.stack([on[name] * term for name, term in terms.items()]).sum()
         one_view = student.cls.detach()[:: large.n_views]
-        seen |= {"cls_std": cls_std(one_view), "effective_rank": effective_rank(one_view)}
+        seen["cls_std"] = cls_std(one_view)
+        if with_rank:
+            seen["effective_rank"] = effective_rank(one_view)
         seen |= {f"{name}_loss": term for name, term in terms.items()}
         return {"loss": loss, **{name: value.detach() for name, value in seen.items()}}
 
@@ -249,12 +212,13 @@ class JointObjective(nn.Module):
         """L_pix and L_lat where they are on, and what to log."""
         if self.decoder is None or not on.keys() & {"mae", "lat"}:
             return {}, {}
-        if not large.masked.any():
+        if not large.n_masked:
             raise UsageError(
                 "mae and lat predict masked patches, and the views mask none",
                 remedy="give the views a mask ratio, or set the weights of mae and lat to 0",
             )
-        places = draw_masked(large.masked, self.config.mae.predicted_fraction)
+        n_asked = max(1, round(self.config.mae.predicted_fraction * large.n_masked))
+        places = draw_masked(large.masked, n_asked)
         asked = large.keep.gather(1, places)
         asked_mm = self.student.centres_mm(asked, large.hu.shape[1:], large.spacing_mm_zyx)
         hidden, own = self.decoder(student, asked_mm)
@@ -295,8 +259,7 @@ class JointObjective(nn.Module):
         """L_gram of the patches that the student sees, among all that the anchor sees."""
         with torch.no_grad():
             whole = anchor.encoder.forward_hu(large.hu, large.spacing_mm_zyx, large.keep)
-        seen = whole.patches[~large.masked].view(len(large.hu), -1, whole.patches.shape[-1])
-        return gram_loss(student.patches, seen)
+        return gram_loss(student.patches, large.of_visible(whole.patches))
 
     def _cls_term(
         self, views: ViewBatch, student: Tokens, teacher: Tokens, step_fraction: float

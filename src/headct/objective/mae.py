@@ -13,6 +13,7 @@ from torch import Tensor
 from headct.config import Config
 from headct.errors import UsageError
 from headct.model.tokens import to_channels, window_tensors
+from headct.views.constants import constant
 from headct.volume.window import Window
 
 
@@ -160,7 +161,7 @@ def constant_errors(target: Tensor, weight: Tensor) -> Tensor:
 
 def weighted_mean(errors: Tensor, channel_weights: tuple[float, ...]) -> Tensor:
     """One number from the errors [c] of all windows."""
-    weights = torch.tensor(channel_weights, device=errors.device)
+    weights = constant(channel_weights, errors.device)
     return (weights * errors).sum() / weights.sum()
 
 
@@ -180,16 +181,15 @@ def latent_loss(predicted: Tensor, features: Sequence[Tensor]) -> Tensor:
     return F.smooth_l1_loss(predicted.float(), target)
 
 
-def draw_masked(masked: Tensor, fraction: float) -> Tensor:
+def draw_masked(masked: Tensor, n_asked: int) -> Tensor:
     """A random share of the masked tokens of each view.
 
     Args:
         masked: [n t] bool, the same number of True in every row.
-        fraction: share of them, at least one; from torch's default generator.
+        n_asked: how many of them; by torch's default generator.
 
     Returns:
         [n q] long, places in the row, ascending.
     """
-    n_asked = max(1, round(fraction * int(masked[0].sum())))
     score = torch.rand(masked.shape, device=masked.device).masked_fill(~masked, -1.0)
     return torch.sort(score.topk(n_asked, dim=1).indices, dim=1).values

@@ -6,7 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from headct.model.architecture import EncoderConfig
-from headct.objective.joint import JointConfig
+from headct.objective.config import JointConfig
 from headct.views.batch import ViewBatch, ViewMaker
 
 TERMS = ("mae", "lat", "cls", "gram")

@@ -49,7 +49,8 @@ class Feed:
         self.loader, self.maker, self.recipe, self.device = loader, maker, recipe, device
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            # first in the queue: their many small kernels would wait for every product of the step
+            self.stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def batches(self, first_step: int) -> Iterator[Iterator[PretrainBatch]]:

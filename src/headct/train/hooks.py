@@ -21,7 +21,8 @@ class MetricsWriter:
     """Hook: a line of metrics.jsonl for the first step, every so many, and each not applied.
 
     A line has step, seen_scans, the terms and guards, what was scheduled, the gradient norm,
-    scans_per_s and what is measured besides. A number that is not finite is written as null.
+    scans_per_s, wait_share (of the step's time, for scans and views) and what is measured besides.
+    A number that is not finite is written as null.
 
     Args:
         path: metrics.jsonl.
@@ -54,6 +55,7 @@ class MetricsWriter:
         row: dict[str, Any] = {"step": record.step, "seen_scans": state.seen_scans}
         row |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         row |= {"applied": record.applied, "scans_per_s": record.n_scans / record.seconds}
+        row["wait_share"] = record.waited_s / record.seconds
         row |= {**self.measure(record), **found}
         if raised := self.alarms(record.terms):
             row["alarms"] = raised

@@ -49,6 +49,7 @@ class StepRecord:
         applied: False where the loss or the gradient was not finite.
         n_scans: scans of all ranks.
         seconds: wall time.
+        waited_s: of it, until the micro-batches were there.
         batches: this rank's micro-batches.
     """
 
@@ -59,6 +60,7 @@ class StepRecord:
     applied: bool
     n_scans: int
     seconds: float
+    waited_s: float
     batches: Sequence[Any] = field(repr=False)
 
 
@@ -125,6 +127,7 @@ def fit(
         set_schedule(state.optimizer, now)
         runtime.seed_step(config.seed, state.step)
         used = [next(batches) for _ in range(config.accumulate)]
+        waited = time.perf_counter() - started
         sums = _backward(state, used, losses, share_gradients, runtime)
         clipped_from = _clip(state.optimizer, config.clip_norm)
         terms, norm, stopping = _look(sums, clipped_from, stop(), runtime)
@@ -138,7 +141,7 @@ def fit(
         n_scans = sum(len(batch) for batch in used) * runtime.world_size
         _count(state, n_scans, applied)
         seconds = time.perf_counter() - started
-        record = StepRecord(state.step, terms, now, norm, applied, n_scans, seconds, used)
+        record = StepRecord(state.step, terms, now, norm, applied, n_scans, seconds, waited, used)
         for hook in hooks:
             hook(state, record)
         if state.skipped_in_a_row >= config.max_skipped_in_a_row:

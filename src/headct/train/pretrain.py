@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from headct import __version__
 from headct.errors import TrainingError
@@ -29,7 +30,7 @@ from headct.store.store import Store, open_store
 from headct.train.checkpoint import agreed_checkpoint, remove_leftovers, restore
 from headct.train.distribute import prepare, share_gradients, whole
 from headct.train.events import Events
-from headct.train.feed import Feed, view_maker
+from headct.train.feed import Feed, PretrainBatch, view_maker
 from headct.train.hooks import trim_steps
 from headct.train.loop import LoopConfig, TrainState, fit
 from headct.train.memory import require_memory
@@ -205,7 +206,7 @@ class PretrainRun:
             fit(
                 state,
                 batches,
-                lambda batch, step: self.forward(batch.views, step / recipe.steps),
+                self._losses,
                 recipe.optim.schedule(recipe.steps),
                 LoopConfig(
                     recipe.steps,
@@ -221,6 +222,13 @@ class PretrainRun:
                 hooks=[*hooks, self.checkpoints],
                 stop=stop,
             )
+
+    def _losses(self, batch: PretrainBatch, step: int) -> dict[str, Tensor]:
+        written = self.recipe.record.writes(step + 1)
+        terms: dict[str, Tensor] = self.forward(
+            batch.views, step / self.recipe.steps, with_rank=written
+        )
+        return terms
 
     def _observed(self) -> Observed:
         return Observed(

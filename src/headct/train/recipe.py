@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from headct.config import Config
 from headct.model.architecture import ENCODERS, EncoderConfig
-from headct.objective.joint import JointConfig
+from headct.objective.config import JointConfig
 from headct.train.distribute import ComputeConfig
 from headct.train.optim import OptimConfig
 from headct.train.runtime import Precision
@@ -35,6 +35,10 @@ class RecordConfig(Config):
     """Steps between probes on labelled scans, where labels were given; 0 makes none."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where the lines of metrics.jsonl go besides."""
+
+    def writes(self, step: int) -> bool:
+        """Whether a line is due after a step, counted from 1."""
+        return step == 1 or step % self.metrics_every == 0
 
 
 class PretrainRecipe(Config):

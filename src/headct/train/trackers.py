@@ -175,6 +175,9 @@ def numbers(row: Row) -> dict[str, float]:
     }
 
 
+SPEED = {"seen_scans", "scans_per_s", "wait_share", "mfu", "tflops", "eta_s", "peak_memory_gib"}
+
+
 def group_of(name: str) -> str:
     """The section of a chart."""
     if name == "loss" or name.endswith("_loss"):
@@ -183,7 +186,7 @@ def group_of(name: str) -> str:
         return "probe"
     if name in ("lr", "weight_decay", "momentum"):
         return "schedule"
-    if name in ("seen_scans", "scans_per_s", "mfu", "tflops", "eta_s", "peak_memory_gib"):
+    if name in SPEED:
         return "speed"
     return "guards"
 

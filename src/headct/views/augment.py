@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headct.config import Config
 from headct.views.cut import Placement, apply_axes
-from headct.views.draws import Drawn, chance, chosen, normal, touched, uniform
+from headct.views.draws import Drawn, Draws, chance, chosen, normal, sent, touched, uniform
 from headct.views.metal import MetalStreaks
 from headct.views.noise import SKULL_BASE_MM, Noise
 from headct.views.spread import Kernel, SliceThickness
@@ -30,7 +30,7 @@ class Gain(Config):
     gain_sd: float = Field(default=0.03, ge=0)
     offset_sd_hu: float = Field(default=3.0, ge=0)
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """Gain and offset of n views."""
         return {
             "gain": 1.0 + normal(rng, self.gain_sd, n),
@@ -39,7 +39,8 @@ class Gain(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         """Scale HU about 0 (water) and add the offset."""
-        return hu.mul_(_column(drawn["gain"])).add_(_column(drawn["offset_hu"]))
+        gain, offset_hu = (_column(drawn[name], hu.device) for name in ("gain", "offset_hu"))
+        return hu.mul_(gain).add_(offset_hu)
 
 
 class Cupping(Config):
@@ -48,16 +49,18 @@ class Cupping(Config):
     probability: float = Field(default=0.3, ge=0, le=1)
     amplitude_hu: float = Field(default=6.0, ge=0)
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """Amplitude of n views, 0 is off."""
         amplitude = uniform(rng, -self.amplitude_hu, self.amplitude_hu, n)
         return {"cupping_hu": chance(rng, self.probability, n) * amplitude}
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Add the field; r is 1 at the edge of an adult head and is held there."""
-        bowl = _radius_squared(at).clamp_(max=1.0).sub_(0.5)
-        for rows in touched(drawn["cupping_hu"]):
-            hu[rows] += (drawn["cupping_hu"][rows, None, None] * bowl[rows])[:, None]
+        bowl = (
+            _radius_squared(at).clamp_(max=1.0).sub_(0.5).mul_(drawn["cupping_hu"][:, None, None])
+        )
+        for rows in touched(drawn["cupping_hu"], hu.device):
+            hu[rows] += sent(bowl[rows], hu.device)[:, None]
         return hu
 
 
@@ -68,7 +71,7 @@ class SkullBase(Config):
     band_hu: tuple[float, float] = (-15.0, 8.0)
     height_mm: float = Field(default=8.0, gt=0)
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """Strength (0 is off) and level of the band."""
         return {
             "band_hu": chance(rng, self.probability, n) * uniform(rng, *self.band_hu, n),
@@ -80,8 +83,9 @@ class SkullBase(Config):
         below = at.below_top_mm() - drawn["band_below_top_mm"][:, None]
         level = drawn["band_hu"][:, None] * torch.exp(-((below / self.height_mm) ** 2))  # [n z]
         width = torch.exp(-((at.axis_mm(2) / 45.0) ** 2))  # [n x]
-        for rows in touched(drawn["band_hu"]):
-            hu[rows].addcmul_(level[rows, :, None, None], width[rows, None, None])
+        for rows in touched(drawn["band_hu"], hu.device):
+            across = sent(width[rows, None, None], hu.device)
+            hu[rows].addcmul_(sent(level[rows, :, None, None], hu.device), across)
         return hu
 
 
@@ -93,7 +97,7 @@ class MotionGhost(Config):
     weight: tuple[float, float] = (0.1, 0.3)
     height_mm: tuple[float, float] = (10.0, 60.0)
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """Weight (0 is off), shift, and where along z the head moved."""
         angle = uniform(rng, 0.0, 2 * np.pi, n)
         shift = uniform(rng, *self.shift_mm, n)
@@ -111,14 +115,16 @@ class MotionGhost(Config):
         middle = below[:, :1] + drawn["ghost_place"][:, None] * span
         inside = (below - middle).abs() < drawn["ghost_height_mm"][:, None] / 2
         weight = (inside * drawn["ghost_weight"][:, None])[:, :, None, None]
-        for rows in chosen(drawn["ghost_weight"]):
+        for rows in chosen(drawn["ghost_weight"], hu.device):
+            shift_mm = sent(drawn["ghost_shift_mm"][rows], hu.device)
             shifts = [
-                _shift_operator(drawn["ghost_shift_mm"][rows, i], size, mm)
+                _shift_operator(shift_mm[:, i], size, mm)
                 for i, (size, mm) in enumerate(
                     zip(hu.shape[2:], at.spacing_mm_zyx[1:], strict=True)
                 )
             ]
-            hu[rows] = hu[rows].lerp_(apply_axes(hu[rows], [None, *shifts]), weight[rows])
+            share, there = sent(weight[rows], hu.device), _numbers(rows, hu.device)
+            hu[there] = hu[there].lerp_(apply_axes(hu[there], [None, *shifts]), share)
         return hu
 
 
@@ -129,7 +135,7 @@ class Erase(Config):
     around_mm: float = Field(default=13.0, gt=0)
     """mm, edge of the box that decides whether a voxel belongs to something thin."""
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """On or off."""
         return {"erase": chance(rng, self.probability, n)}
 
@@ -140,11 +146,12 @@ class Erase(Config):
             for n, mm in zip(hu.shape[1:], at.spacing_mm_zyx, strict=True)
         ]
         rim = _radius_squared(at)[:, None] > 0.8
-        for rows in chosen(drawn["erase"]):
-            solid = (hu[rows] > -500).to(torch.float32)
+        for rows in chosen(drawn["erase"], hu.device):
+            there = _numbers(rows, hu.device)
+            solid = (hu[there] > -500).to(torch.float32)
             around = apply_axes(solid, [box.expand(len(solid), -1, -1) for box in boxes])
-            thin = around.lt(0.4).logical_and_(rim[rows])
-            hu[rows] = hu[rows].masked_fill_(thin, float(AIR_HU))
+            thin = around.lt(0.4).logical_and_(sent(rim[rows], hu.device))
+            hu[there] = hu[there].masked_fill_(thin, float(AIR_HU))
         return hu
 
 
@@ -161,20 +168,22 @@ class AugmentConfig(Config):
     erase: Erase = Erase()
     metal: MetalStreaks = MetalStreaks()
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """Parameters of all augmentations for n views."""
         drawn: Drawn = {}
         for name in type(self).model_fields:
             drawn |= getattr(self, name).draw(rng, n)
         return drawn
 
-    def spread(self, drawn: dict[str, Tensor], at: Placement) -> list[Tensor | None]:
-        """The point spread per axis (z, y, x), for `crop.cut`."""
+    def spread(
+        self, drawn: dict[str, Tensor], at: Placement, device: torch.device
+    ) -> list[Tensor | None]:
+        """The point spread per axis (z, y, x) on a device, for `cut`."""
         (z, y, x), (mm_z, mm_y, mm_x) = at.shape_zyx, at.spacing_mm_zyx
         return [
-            self.slice_thickness.operator(drawn, z, mm_z),
-            self.kernel.operator(drawn, y, mm_y),
-            self.kernel.operator(drawn, x, mm_x),
+            self.slice_thickness.operator(drawn, z, mm_z, device),
+            self.kernel.operator(drawn, y, mm_y, device),
+            self.kernel.operator(drawn, x, mm_x, device),
         ]
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement, bank: Tensor) -> Tensor:
@@ -188,8 +197,13 @@ class AugmentConfig(Config):
         return self.noise.apply(hu, drawn, at, bank).clamp_(min=AIR_HU)
 
 
-def _column(values: Tensor) -> Tensor:
-    return values[:, None, None, None]
+def _column(values: Tensor, device: torch.device) -> Tensor:
+    return sent(values[:, None, None, None], device)
+
+
+def _numbers(rows: slice | Tensor, device: torch.device) -> slice | Tensor:
+    """Where `chosen` rows are in a tensor on a device."""
+    return sent(rows, device) if isinstance(rows, Tensor) else rows
 
 
 def _radius_squared(at: Placement) -> Tensor:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,10 +27,12 @@ from headct.views.crop import (
     place_stretched,
 )
 from headct.views.cut import Path, Placement, Shape, cut
-from headct.views.draws import Drawn, generator
+from headct.views.draws import Drawn, Draws, generator, sent
 from headct.views.mask import MaskConfig, draw_mask, patch_occupancy
 from headct.volume.preprocessing import Preprocessing
 from headct.volume.volume import Zyx
+
+Parameters = dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class ViewBatch:
         keep: [b g t] int64, ascending; flat patch index (z, y, x order) of the computed tokens.
         masked: [b g t] bool over `keep`; True = removed from the student's input. Every view of a
             batch has the same number of masked tokens.
+        n_masked: masked tokens of each global view.
         flipped: [b g] bool; True = left and right are exchanged in this global view.
         spacing_mm_zyx: voxel size of every view.
         clean_hu: [b g z y x] float32; the large crops before augmentation, where they are kept.
@@ -53,17 +55,13 @@ class ViewBatch:
     locals_hu: Tensor
     keep: Tensor
     masked: Tensor
+    n_masked: int
     flipped: Tensor
     spacing_mm_zyx: Zyx
     clean_hu: Tensor | None = None
 
     def __len__(self) -> int:
         return self.globals_hu.shape[0]
-
-    @property
-    def n_masked(self) -> int:
-        """Masked tokens of each global view."""
-        return int(self.masked[0, 0].sum())
 
 
 def swap_lateralised(labels: Tensor, flipped: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
@@ -141,97 +139,83 @@ class ViewMaker:
         rng = generator(self.seed, "batch", step)
         z, y, x = (int(rng.choice(edges)) for edges in self.global_edges)
         self._bank = self._bank.to(hu.device)
-        drawn = [self.draw(epoch, position) for epoch, position in places]
-        with _one_thread(hu.device):
-            large, clean, keep, small, flipped = self._views(hu, drawn, (z, y, x), with_locals)
-        masked = self._mask(keep, (z, y, x), drawn, rng)
-        return ViewBatch(large, small, keep, masked, flipped, self.spacing_mm_zyx, clean)
+        with _one_thread():
+            large, small = self.draw(places)
+            n_local = self.config.crop.n_local if with_locals else 0
+            locals_hu = self._locals(hu, small, n_local)
+            globals_hu, clean_hu = self._globals(hu, large, (z, y, x))
+            keep = self.select_tokens(globals_hu.flatten(0, 1))
+            n_masked = self.config.mask.draw_n_masked(rng, keep.shape[1])
+            pz, py, px = self.patch
+            masked = draw_mask(keep, (z // pz, y // py, x // px), large, n_masked)
+        by_scan = (len(hu), globals_hu.shape[1], -1)
+        return ViewBatch(
+            globals_hu=globals_hu,
+            locals_hu=locals_hu,
+            keep=keep.view(by_scan),
+            masked=masked.view(by_scan),
+            n_masked=n_masked,
+            flipped=sent(large["flip"] > 0, hu.device).view(by_scan[:2]),
+            spacing_mm_zyx=self.spacing_mm_zyx,
+            clean_hu=clean_hu,
+        )
 
-    def draw(self, epoch: int, position: int) -> tuple[Drawn, Drawn]:
-        """All random parameters of one scan's global and local views."""
-        rng = generator(self.seed, "views", epoch, position)
+    def draw(self, places: Sequence[tuple[int, int]]) -> tuple[Parameters, Parameters]:
+        """All random parameters of the scans' global and of their local views, on the CPU."""
+        rng = Draws([generator(self.seed, "views", *place) for place in places])
         crop, pose, augment = self.config.crop, self.config.pose, self.config.augment
         large = pose.draw(rng, crop.n_global) | augment.draw(rng, crop.n_global)
         large |= self.config.mask.draw(rng, crop.n_global, self.n_patches)
         small = pose.draw(rng, crop.n_local) | augment.draw(rng, crop.n_local)
         large |= crop.draw(rng, crop.n_global, crop.global_fraction)
         small |= crop.draw(rng, crop.n_local, crop.local_fraction)
-        return large, small
+        return _tensors(large), _tensors(small)
 
-    def _views(
-        self, hu: Tensor, drawn: list[tuple[Drawn, Drawn]], shape_zyx: Shape, with_locals: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
-        """Global views, the same before augmentation where they are kept, their computed tokens,
-        local views, and which global ones are flipped.
-        """
-        large = _stack([d[0] for d in drawn], hu.device)
+    def _globals(
+        self, scans: Tensor, drawn: Parameters, shape_zyx: Shape
+    ) -> tuple[Tensor, Tensor | None]:
+        """Global views, and the same before augmentation where they are kept."""
         if self.config.crop.stretch:
-            place = place_stretched(large, self.shape_zyx, self.spacing_mm_zyx)
+            place = place_stretched(drawn, self.shape_zyx, self.spacing_mm_zyx)
         else:
-            place = place_globals(large, shape_zyx, self.shape_zyx, self.spacing_mm_zyx)
-        globals_hu = self._augmented(hu, place, large)
-        clean_hu = None
-        if self.config.keep_clean:
-            clean_hu = cut(hu, place, (None,) * 3, self.config.path).view_as(globals_hu)
-        keep = self.select_tokens(globals_hu.flatten(0, 1)).view(len(hu), globals_hu.shape[1], -1)
-        flipped = large["flip"].view(len(hu), -1) > 0
-        locals_hu = self._locals(hu, drawn, self.config.crop.n_local if with_locals else 0)
-        return globals_hu, clean_hu, keep, locals_hu, flipped
+            place = place_globals(drawn, shape_zyx, self.shape_zyx, self.spacing_mm_zyx)
+        globals_hu = self._augmented(scans, place, drawn)
+        if not self.config.keep_clean:
+            return globals_hu, None
+        clean_hu = cut(scans, place, (None,) * 3, self.config.path)
+        return globals_hu, clean_hu.view_as(globals_hu)
 
-    def _locals(self, scans: Tensor, drawn: list[tuple[Drawn, Drawn]], n_local: int) -> Tensor:
+    def _locals(self, scans: Tensor, drawn: Parameters, n_local: int) -> Tensor:
         if n_local == 0:
             shape = (len(scans), 0, *self.local_shape)
             return scans.new_empty(shape, dtype=torch.float32)
-        small = _stack([d[1] for d in drawn], scans.device)
         if self.config.crop.stretch:
-            place = place_stretched(small, self.shape_zyx, self.spacing_mm_zyx)
-            return self._augmented(scans, place, small)
-        occupancy = patch_occupancy(scans, self.patch).repeat_interleave(n_local, 0)
-        place = place_locals(small, self.local_shape, occupancy, self.patch, self.spacing_mm_zyx)
-        return self._augmented(scans, place, small)
+            place = place_stretched(drawn, self.shape_zyx, self.spacing_mm_zyx)
+            return self._augmented(scans, place, drawn)
+        occupancy = patch_occupancy(scans, self.patch).cpu().repeat_interleave(n_local, 0)
+        place = place_locals(drawn, self.local_shape, occupancy, self.patch, self.spacing_mm_zyx)
+        return self._augmented(scans, place, drawn)
 
-    def _augmented(self, scans: Tensor, place: Placement, drawn: dict[str, Tensor]) -> Tensor:
+    def _augmented(self, scans: Tensor, place: Placement, drawn: Parameters) -> Tensor:
         config = self.config
-        spread = config.augment.spread(drawn, place)
+        spread = config.augment.spread(drawn, place, scans.device)
         views = cut(scans, place, spread, config.path)
         views = config.augment.apply(views, drawn, place, self._bank)
         return views.view(len(scans), -1, *place.shape_zyx)
 
-    def _mask(
-        self,
-        keep: Tensor,
-        shape_zyx: Shape,
-        drawn: list[tuple[Drawn, Drawn]],
-        rng: np.random.Generator,
-    ) -> Tensor:
-        z, y, x = (n // p for n, p in zip(shape_zyx, self.patch, strict=True))
-        large = _stack([d[0] for d in drawn], keep.device)
-        n_masked = self.config.mask.draw_n_masked(rng, keep.shape[2])
-        return draw_mask(keep.flatten(0, 1), (z, y, x), large, n_masked).view_as(keep)
-
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU without torch's threads: views are thousands of small operations, and threads that
-    wait for each other at every one of them cost many times the work where cores are shared.
+def _one_thread() -> Iterator[None]:
+    """Without torch's threads: views are thousands of small operations, and threads that wait for
+    each other at every one of them cost many times the work where cores are shared.
     """
     n_threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(n_threads)
 
 
-def _stack(drawn: list[Drawn], device: torch.device) -> dict[str, Tensor]:
-    """Views of several scans one after another, [n ...] on the device, in one transfer."""
-    joined = {name: np.concatenate([d[name] for d in drawn]) for name in drawn[0]}
-    packed = torch.from_numpy(np.concatenate([values.ravel() for values in joined.values()]))
-    if device.type == "cuda":
-        packed = packed.pin_memory().to(device, non_blocking=True)
-    parts = torch.split(packed, [values.size for values in joined.values()])
-    return {
-        name: part.view(values.shape)
-        for (name, values), part in zip(joined.items(), parts, strict=True)
-    }
+def _tensors(drawn: Drawn) -> Parameters:
+    return {name: torch.from_numpy(values) for name, values in drawn.items()}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from headct.config import Config
 from headct.errors import UsageError
-from headct.views.cut import Path, Placement, Shape, rotation_matrix, row
-from headct.views.draws import Drawn, chance, normal, uniform
+from headct.views.cut import Path, Placement, Shape, rotation_matrix
+from headct.views.draws import Drawn, Draws, chance, normal, uniform
 from headct.volume.volume import Zyx
 
 
@@ -33,7 +33,7 @@ class CropConfig(Config):
     local_fraction: tuple[float, float] = (0.37, 0.74)
     """With `stretch`: as `global_fraction`, of a local crop."""
 
-    def draw(self, rng: np.random.Generator, n: int, fraction: tuple[float, float]) -> Drawn:
+    def draw(self, rng: Draws, n: int, fraction: tuple[float, float]) -> Drawn:
         """Edges of n crops as shares of the field of view, each axis; where they are stretched."""
         return {"edge_fraction": uniform(rng, *fraction, (n, 3))} if self.stretch else {}
 
@@ -61,7 +61,7 @@ class PoseConfig(Config):
             return "sample"
         return "axes" if self.zoom > 0 or self.shift_mm > 0 else "slice"
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """Pose and place of n views; `place` picks the crop's position later."""
         sd_deg = np.array([self.rotation_deg, self.rotation_deg, self.rotation_lr_deg], np.float32)
         drawn = {
@@ -73,7 +73,7 @@ class PoseConfig(Config):
         }
         if self.flip_others_probability > 0:
             others = chance(rng, self.flip_others_probability, 2 * n)
-            drawn["flip_others"] = others.reshape(n, 2)
+            drawn["flip_others"] = others.reshape(-1, 2)
         return drawn
 
 
@@ -143,8 +143,7 @@ def place_globals(
     drawn: dict[str, Tensor], shape_zyx: Shape, source_shape_zyx: Shape, spacing_mm_zyx: Zyx
 ) -> Placement:
     """Global crops: anywhere inside the field of view, at whole voxels, then shifted."""
-    device = drawn["place"].device
-    room = row(source_shape_zyx, device) - row(shape_zyx, device)
+    room = torch.tensor(source_shape_zyx) - torch.tensor(shape_zyx)
     start = (drawn["place"][:, 1:] * (room + 1)).floor()
     return _placed(start, drawn, shape_zyx, source_shape_zyx, spacing_mm_zyx)
 
@@ -165,15 +164,14 @@ def place_locals(
         patch_voxels_zyx: voxels of a patch.
         spacing_mm_zyx: voxel size.
     """
-    device = occupancy.device
     filled = (occupancy.flatten(1) >= 0.5).to(torch.float32)
     filled = torch.where(filled.sum(1, keepdim=True) > 0, filled, torch.ones_like(filled))
     reached = filled.cumsum(1)
     wanted = drawn["place"][:, :1] * reached[:, -1:]
     chosen = torch.searchsorted(reached, wanted, right=True)[:, 0]
     index = torch.stack(torch.unravel_index(chosen, occupancy.shape[1:]), 1)
-    patch, edge = row(patch_voxels_zyx, device), row(shape_zyx, device)
-    source = row(occupancy.shape[1:], device) * patch
+    patch, edge = torch.tensor(patch_voxels_zyx), torch.tensor(shape_zyx)
+    source = torch.tensor(occupancy.shape[1:]) * patch
     start = ((index + drawn["place"][:, 1:]) * patch - edge / 2).round().clamp(min=0)
     z, y, x = (int(n) for n in source)
     start = torch.minimum(start, source - edge)
@@ -184,7 +182,7 @@ def place_stretched(
     drawn: dict[str, Tensor], source_shape_zyx: Shape, spacing_mm_zyx: Zyx
 ) -> Placement:
     """Crops anywhere inside the field of view, each stretched to the whole of it."""
-    source = row(source_shape_zyx, drawn["place"].device)
+    source = torch.tensor(source_shape_zyx)
     share = drawn["edge_fraction"]
     start = drawn["place"][:, 1:] * (1.0 - share) * source
     middle = start + (share - 1.0) * source / 2  # where a whole view would have to start
@@ -199,13 +197,13 @@ def _placed(
     source_shape_zyx: Shape,
     spacing_mm_zyx: Zyx,
 ) -> Placement:
-    half = (row(shape_zyx, start.device) - 1) / 2
+    half = (torch.tensor(shape_zyx) - 1) / 2
     mirror = torch.ones_like(drawn["shift_mm"])
     mirror[:, 2] = 1.0 - 2.0 * drawn["flip"]
     if "flip_others" in drawn:
         mirror[:, :2] = 1.0 - 2.0 * drawn["flip_others"]
     return Placement(
-        centre_voxel=start + half + drawn["shift_mm"] / row(spacing_mm_zyx, start.device),
+        centre_voxel=start + half + drawn["shift_mm"] / torch.tensor(spacing_mm_zyx),
         step=mirror * drawn["zoom"][:, None],
         rotation=rotation_matrix(drawn["rotation_deg"]),
         shape_zyx=shape_zyx,

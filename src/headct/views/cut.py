@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headct.views.draws import one_by_one, sent
 from headct.views.sample import sample_affine
 from headct.volume.volume import AIR_HU, Zyx
 
@@ -25,7 +26,7 @@ Path = Literal["slice", "axes", "sample"]
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where n views of one shape lie in their source volumes.
+    """Where n views of one shape lie in their source volumes; kept on the CPU.
 
     Attributes:
         centre_voxel: [n 3] float32, source index (z, y, x) of the view's centre.
@@ -52,20 +53,20 @@ class Placement:
         """[n z] mm from the top of the field of view downwards."""
         return self.source_shape_zyx[0] / 2 * self.spacing_mm_zyx[0] - self.axis_mm(0)
 
-    def axis_operator(self, axis: int) -> Tensor:
+    def axis_operator(self, axis: int, device: torch.device) -> Tensor:
         """[n size source] linear interpolation along one axis; rows outside the source are 0."""
-        source = torch.arange(self.source_shape_zyx[axis], device=self.step.device)
-        distance = (self._source_index(axis)[..., None] - source).abs()
+        source = torch.arange(self.source_shape_zyx[axis], device=device)
+        distance = (sent(self._source_index(axis), device)[..., None] - source).abs()
         return (1.0 - distance).clamp_(min=0.0)
 
     def _source_index(self, axis: int) -> Tensor:
         n = self.shape_zyx[axis]
-        offset = torch.arange(n, device=self.step.device) - (n - 1) / 2
+        offset = torch.arange(n) - (n - 1) / 2
         return self.centre_voxel[:, axis, None] + self.step[:, axis, None] * offset
 
     def axes(self) -> Tensor:
         """[n 3 3] source voxels (row) per view voxel along each axis (column)."""
-        mm = row(self.spacing_mm_zyx, self.step.device)
+        mm = torch.tensor(self.spacing_mm_zyx)
         return self.rotation * (mm * self.step)[:, None, :] / mm[:, None]
 
     def start_voxel(self) -> Tensor:
@@ -75,17 +76,18 @@ class Placement:
             start = start - axes[:, :, axis] * ((n - 1) / 2)
         return start
 
-    def sampling_grid(self) -> Tensor:
-        """[n z y x 3] for `grid_sample` (x, y, z order, align_corners False)."""
-        size = row(self.source_shape_zyx, self.step.device)
-        axes = self.axes() * (2.0 / size)[:, None]
-        grid = ((self.centre_voxel + 0.5) * (2.0 / size) - 1.0)[:, None, None, None, :]
+    def sampling_grid(self, device: torch.device) -> Tensor:
+        """[n z y x 3] on a device for `grid_sample` (x, y, z order, align_corners False)."""
+        size = torch.tensor(self.source_shape_zyx)
+        axes = sent((self.axes() * (2.0 / size)[:, None]).flip(1), device)
+        centre = sent(((self.centre_voxel + 0.5) * (2.0 / size) - 1.0).flip(1), device)
+        grid = centre[:, None, None, None, :]
         for axis, n in enumerate(self.shape_zyx):
-            offset = torch.arange(n, device=self.step.device) - (n - 1) / 2
+            offset = torch.arange(n, device=device) - (n - 1) / 2
             shape = [1, 1, 1, 1, 1]
             shape[axis + 1] = n
             grid = grid + offset.view(shape) * axes[:, None, None, None, :, axis]
-        return grid.flip(-1)
+        return grid
 
 
 def rotation_matrix(rotation_deg: Tensor) -> Tensor:
@@ -116,19 +118,33 @@ def cut(scans: Tensor, placement: Placement, spread: Sequence[Tensor | None], pa
         return apply_axes(_slices(scans, placement), spread)
     merged = list(spread)
     if path == "axes":
-        operators = [placement.axis_operator(axis) for axis in range(3)]
+        operators = [placement.axis_operator(axis, scans.device) for axis in range(3)]
         merged = [
             operator if psf is None else psf @ operator
             for psf, operator in zip(spread, operators, strict=True)
         ]
-    if scans.device.type == "cpu":
+    if one_by_one(scans.device):
         return _one_by_one(scans, placement, merged, path)
-    views_each = len(placement.step) // len(scans)
-    above_air = (scans - float(AIR_HU))[:, None].expand(-1, views_each, -1, -1, -1).flatten(0, 1)
+    return apply_axes(*_placed(scans, placement, merged, path)).add_(AIR_HU)
+
+
+def _placed(
+    scans: Tensor, placement: Placement, operators: Sequence[Tensor | None], path: Path
+) -> tuple[Tensor, Sequence[Tensor | None]]:
+    """HU above air in all views at once, and what is left to be applied to them.
+
+    The views of one scan are stacked along z in one look at it: no scan is copied for each.
+    """
+    b, n, (z, y, x) = len(scans), len(placement.step), placement.shape_zyx
+    above_air = scans - float(AIR_HU)
     if path == "sample":
-        grid = placement.sampling_grid()
-        above_air = F.grid_sample(above_air[:, None], grid, align_corners=False)[:, 0]
-    return apply_axes(above_air, merged).add_(AIR_HU)
+        grid = placement.sampling_grid(scans.device).view(b, -1, y, x, 3)
+        sampled = F.grid_sample(above_air[:, None], grid, align_corners=False)
+        return sampled.view(n, z, y, x), operators
+    on_z, *rest = operators
+    assert on_z is not None
+    stacked = torch.bmm(on_z.view(b, -1, scans.shape[1]), above_air.flatten(2))
+    return stacked.view(n, z, *scans.shape[2:]), [None, *rest]
 
 
 def _one_by_one(
@@ -165,7 +181,7 @@ def _used(scan: Tensor, operators: Sequence[Tensor | None]) -> tuple[Tensor, lis
 
 def _slices(scans: Tensor, placement: Placement) -> Tensor:
     """[n z' y' x'] crops inside the scans at whole voxels, mirrored where they step backwards."""
-    half = (row(placement.shape_zyx, scans.device) - 1) / 2
+    half = (torch.tensor(placement.shape_zyx) - 1) / 2
     starts = (placement.centre_voxel - half).round().long().tolist()
     mirrored = (placement.step < 0).tolist()
     views_each = len(starts) // len(scans)
@@ -182,7 +198,7 @@ def apply_axes(hu: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
     """One matrix per axis, [n out in], applied to [n z y x]; None leaves an axis as it is."""
     if all(operator is None for operator in operators):
         return hu
-    if hu.device.type == "cpu":
+    if one_by_one(hu.device):
         by_view = zip(hu, *([None] * len(hu) if o is None else o for o in operators), strict=True)
         return torch.stack([_on_one(view, mine) for view, *mine in by_view])
     on_z, on_y, on_x = operators
@@ -213,8 +229,3 @@ def _on_one(view: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
 def _is_identity(operator: Tensor) -> bool:
     n_out, n_in = operator.shape
     return n_out == n_in and torch.equal(operator, torch.eye(n_in))
-
-
-def row(values: Sequence[float], device: torch.device) -> Tensor:
-    """Numbers per axis as a float32 tensor."""
-    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headct.config import Config
-from headct.views.draws import Drawn, chance, uniform
+from headct.views.constants import constant
+from headct.views.draws import Drawn, Draws, chance, sent, uniform
 
 HEAD_ABOVE_HU = -500
 
@@ -31,7 +32,7 @@ class MaskConfig(Config):
             raise ValueError(f"ratio {self.ratio} is not 0 <= smallest <= largest <= 1")
         return self
 
-    def draw(self, rng: np.random.Generator, n: int, n_tokens: int) -> Drawn:
+    def draw(self, rng: Draws, n: int, n_tokens: int) -> Drawn:
         """Numbers from which `draw_mask` of n views follows."""
         return {
             "mask_block": chance(rng, self.block_share, n),
@@ -83,12 +84,14 @@ def draw_mask(keep: Tensor, grid_zyx: Shape, drawn: dict[str, Tensor], n_masked:
     Args:
         keep: [n t] flat patch index of the computed tokens.
         grid_zyx: patches of a view per axis.
-        drawn: what `MaskConfig.draw` gave, [n ...] tensors.
+        drawn: what `MaskConfig.draw` gave, [n ...] tensors, on any device.
         n_masked: tokens to remove from every view.
 
     Returns:
         [n t] bool, True = removed; every row has `n_masked` of them.
     """
+    names = ("mask_score", "mask_block", "mask_centre", "mask_stretch")
+    drawn = {name: sent(drawn[name], keep.device) for name in names}
     score = drawn["mask_score"][:, : keep.shape[1]]
     block = drawn["mask_block"][:, None] > 0
     rank = torch.where(block, _block_distance(keep, grid_zyx, drawn) + 1e-3 * score, score)
@@ -96,10 +99,16 @@ def draw_mask(keep: Tensor, grid_zyx: Shape, drawn: dict[str, Tensor], n_masked:
     return torch.zeros_like(keep, dtype=torch.bool).scatter_(1, removed, True)
 
 
+def unravel(index: Tensor, grid_zyx: Shape) -> tuple[Tensor, Tensor, Tensor]:
+    """Patch numbers -> their places along z, y and x."""
+    _, n_y, n_x = grid_zyx
+    return index // (n_y * n_x), index // n_x % n_y, index % n_x
+
+
 def _block_distance(keep: Tensor, grid_zyx: Shape, drawn: dict[str, Tensor]) -> Tensor:
     """[n t] stretched distance of each token from the view's centre token, around the torus."""
-    size = torch.tensor(grid_zyx, device=keep.device)
-    place = torch.stack(torch.unravel_index(keep, grid_zyx), dim=-1)  # [n t 3]
+    size = constant(grid_zyx, keep.device, torch.int64)
+    place = torch.stack(unravel(keep, grid_zyx), dim=-1)  # [n t 3]
     chosen = (drawn["mask_centre"] * keep.shape[1]).long()
     centre = place[torch.arange(len(keep), device=keep.device), chosen]
     apart = (place - centre[:, None]).abs()

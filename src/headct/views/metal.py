@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headct.config import Config
 from headct.views.cut import Placement
-from headct.views.draws import Drawn, chance, uniform
+from headct.views.draws import Drawn, Draws, chance, chosen, sent, uniform
 from headct.volume.volume import MAX_HU
 
 
@@ -30,7 +30,7 @@ class MetalStreaks(Config):
     within_mm_zyx: tuple[float, float, float] = (80.0, 80.0, 60.0)
     """mm, farthest place of the metal from the centre of the field of view, each axis."""
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """Strength (0 is off), size, rays and place."""
         strength = chance(rng, self.probability, n) * uniform(rng, *self.strength_hu, n)
         low, high = self.n_rays
@@ -47,15 +47,25 @@ class MetalStreaks(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Add rays that turn from bright to dark around the metal, and the metal itself."""
-        for i in drawn["metal_hu"].nonzero()[:, 0].tolist():
-            z, y, x = (at.axis_mm(axis)[i] - drawn["metal_place"][i, axis] for axis in range(3))
-            distance = torch.hypot(y[:, None], x)
-            turn = torch.atan2(y[:, None], x + torch.zeros_like(y)[:, None])
-            rays = torch.cos(drawn["metal_rays"][i] * turn + drawn["metal_angle"][i])
-            rays = rays * torch.exp(-distance / drawn["metal_reach_mm"][i])
-            slices = torch.exp(-((z / drawn["metal_height_mm"][i]) ** 2))
-            hu[i] += drawn["metal_hu"][i] * slices[:, None, None] * rays
-            radius = drawn["metal_radius_mm"][i]
-            inside = z[:, None, None] ** 2 + distance**2 < radius**2
-            hu[i].masked_fill_(inside, MAX_HU)
+        for rows in chosen(drawn["metal_hu"], hu.device):
+            mine = {name: sent(values[rows], hu.device) for name, values in drawn.items()}
+            z, y, x = (
+                sent(at.axis_mm(axis)[rows], hu.device) - mine["metal_place"][:, axis, None]
+                for axis in range(3)
+            )
+            z, y, x = z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]
+            distance = torch.hypot(y, x)
+            rays = torch.cos(
+                _each(mine["metal_rays"]) * torch.atan2(y, x) + _each(mine["metal_angle"])
+            )
+            rays = rays * torch.exp(-distance / _each(mine["metal_reach_mm"]))
+            slices = torch.exp(-((z / _each(mine["metal_height_mm"])) ** 2))
+            inside = z**2 + distance**2 < _each(mine["metal_radius_mm"]) ** 2
+            there = sent(rows, hu.device) if isinstance(rows, Tensor) else rows
+            streaked = hu[there] + _each(mine["metal_hu"]) * slices * rays
+            hu[there] = streaked.masked_fill_(inside, MAX_HU)
         return hu
+
+
+def _each(values: Tensor) -> Tensor:
+    return values[:, None, None, None]

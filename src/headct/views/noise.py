@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from headct.config import Config
-from headct.views.cut import Placement, apply_axes, row
-from headct.views.draws import Drawn, chance, touched, uniform
+from headct.views.cut import Placement, apply_axes
+from headct.views.draws import Drawn, Draws, chance, sent, touched, uniform
 
 SKULL_BASE_MM = (105.0, 130.0)
 """mm from the top of the field of view to the petrous bones (vertex margin 8, scalp and skull 12,
@@ -32,7 +32,7 @@ class Noise(Config):
     """mm, correlation of smoothed noise; at least 1.5 voxels."""
     skull_base_gain: float = Field(default=1.5, ge=1)
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """Strength (0 is off), kind, sign and place in the bank."""
         sign = np.where(rng.random(n) < 0.5, np.float32(-1), np.float32(1))
         return {
@@ -45,18 +45,17 @@ class Noise(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement, bank: Tensor) -> Tensor:
         """Add noise from the bank [2 z y x] (white, smoothed; unit sd)."""
-        room = row(
-            [b - n + 1 for b, n in zip(bank.shape[1:], hu.shape[1:], strict=True)], hu.device
-        )
+        sizes = zip(bank.shape[1:], hu.shape[1:], strict=True)
+        room = torch.tensor([b - n + 1 for b, n in sizes])
         start = (drawn["noise_place"] * room).minimum(room - 1).long()
         kind = drawn["noise_smooth"].long()
         middle = sum(SKULL_BASE_MM) / 2
         near = torch.exp(-(((at.below_top_mm() - middle) / 25.0) ** 2))
         profile = 1 + (self.skull_base_gain - 1) * near
         strength = drawn["noise_sd_hu"][:, None] * profile  # [n z]
-        for rows in touched(drawn["noise_sd_hu"]):
+        for rows in touched(drawn["noise_sd_hu"], hu.device):
             noise = cut_from(bank, kind[rows], start[rows], hu.shape[1:])
-            hu[rows].addcmul_(noise, strength[rows, :, None, None])
+            hu[rows].addcmul_(noise, sent(strength[rows, :, None, None], hu.device))
         return hu
 
     def bank(
@@ -78,9 +77,10 @@ class Noise(Config):
 
 def cut_from(bank: Tensor, kind: Tensor, start: Tensor, shape_zyx: Sequence[int]) -> Tensor:
     """Boxes [m z y x] of a bank [k z' y' x'], each at its kind [m] and start [m 3] in voxels."""
-    if len(kind) == 1 and bank.device.type == "cpu":  # a view, nothing is copied
+    if len(kind) == 1:  # a view, nothing is copied
         z, y, x = (slice(a, a + n) for a, n in zip(start[0].tolist(), shape_zyx, strict=True))
         return bank[int(kind), z, y, x][None]
+    kind, start = sent(kind, bank.device), sent(start, bank.device)
     at = [
         start[:, axis, None] + torch.arange(n, device=bank.device)
         for axis, n in enumerate(shape_zyx)

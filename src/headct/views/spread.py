@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headct.config import Config
-from headct.views.draws import Drawn, chance, uniform
+from headct.views.draws import Drawn, Draws, chance, sent, uniform
 
 
 class Kernel(Config):
@@ -19,24 +19,26 @@ class Kernel(Config):
     sigma_mm: tuple[float, float] = (0.3, 1.2)
     unsharp_amount: float = Field(default=0.6, ge=0)
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """Sigma and amount; a negative amount blurs, a positive one sharpens, 0 is off."""
         on = chance(rng, self.probability, n)
         sharpen = uniform(rng, 0.0, self.unsharp_amount, n)
         amount = np.where(rng.random(n) < 0.5, sharpen, -1.0).astype(np.float32)
         return {"kernel_sigma_mm": uniform(rng, *self.sigma_mm, n), "kernel_amount": on * amount}
 
-    def operator(self, drawn: dict[str, Tensor], size: int, spacing_mm: float) -> Tensor | None:
+    def operator(
+        self, drawn: dict[str, Tensor], size: int, spacing_mm: float, device: torch.device
+    ) -> Tensor | None:
         """[n size size] I + amount (I - G) along one in-plane axis; None where no view has it."""
-        amount = drawn["kernel_amount"]
-        if not amount.any():
+        if not drawn["kernel_amount"].any():
             return None
-        voxel = torch.arange(size, device=amount.device)
+        voxel = torch.arange(size)
         fall = torch.exp(-0.5 * (voxel * spacing_mm / drawn["kernel_sigma_mm"][:, None]) ** 2)
         fall = F.threshold(fall, 1e-6, 0.0)  # denormal numbers would slow every product
-        blur = fall[:, (voxel[:, None] - voxel).abs()]
+        voxel, amount = torch.arange(size, device=device), sent(drawn["kernel_amount"], device)
+        blur = sent(fall, device)[:, (voxel[:, None] - voxel).abs()]
         blur = blur / blur.sum(-1, keepdim=True)
-        one = torch.eye(size, device=amount.device)
+        one = torch.eye(size, device=device)
         return one + amount[:, None, None] * (one - blur)
 
 
@@ -46,12 +48,14 @@ class SliceThickness(Config):
     probability: float = Field(default=0.5, ge=0, le=1)
     thickness_mm: tuple[float, float] = (2.5, 8.0)
 
-    def draw(self, rng: np.random.Generator, n: int) -> Drawn:
+    def draw(self, rng: Draws, n: int) -> Drawn:
         """Thickness (0 is off) and phase of the slices."""
         thickness = chance(rng, self.probability, n) * uniform(rng, *self.thickness_mm, n)
         return {"slice_mm": thickness, "slice_phase": uniform(rng, 0.0, 1.0, n)}
 
-    def operator(self, drawn: dict[str, Tensor], size: int, spacing_mm: float) -> Tensor | None:
+    def operator(
+        self, drawn: dict[str, Tensor], size: int, spacing_mm: float, device: torch.device
+    ) -> Tensor | None:
         """[n size size] along z; the identity where slices are thinner than voxels."""
         thick = drawn["slice_mm"] > spacing_mm
         if not thick.any():
@@ -69,4 +73,4 @@ class SliceThickness(Config):
         back = back * (average.sum(-1) > 0)[:, None, :]
         back = back / back.sum(-1, keepdim=True).clamp(min=1e-6)
         one = torch.eye(size, device=thick.device)
-        return torch.where(thick[:, None, None], back @ average, one)
+        return sent(torch.where(thick[:, None, None], back @ average, one), device)
