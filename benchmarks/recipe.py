@@ -4,11 +4,12 @@
     python benchmarks/recipe.py --size small --work WORK --jobs 4      # one GPU
     python benchmarks/recipe.py --size tiny --work WORK --arms ours --draws 5    # 75 CPU-minutes
     python benchmarks/recipe.py --size tiny --work WORK --presets tiny --scale 0.1  # trial
+    python benchmarks/recipe.py --size tiny --work WORK --set budget_s=50 --set batch=64  # longer
 
 Every part is a command of headct with a result in WORK: the same call goes on after any stop, and
 WORK/commands.jsonl says what each took. Pretrainings of one size get the same time: a step of each
 is timed side by side on this machine first (CPU seconds on a CPU), and WORK/ms_per_scan.json keeps
-what was found, so that a run that goes on has the steps that it had.
+what was found, so that a run that goes on has the steps that it had. A GPU trains one at a time.
 
 Each draw of 300 labels is shared by all methods, and pretraining seed, new weights and order follow
 it (`draw % seeds`), so that an interval by patient is about the mean over draws and seeds.
@@ -24,12 +25,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 from pretraining import Bench, measure, this_machine
 
 from headct.config import load_recipe
@@ -112,6 +114,9 @@ SIZES = {
 }
 
 
+NUMBERS = "n_pool, batch, budget_s"
+
+
 @dataclass(frozen=True)
 class Job:
     """One command of headct; done where its result is there."""
@@ -166,6 +171,7 @@ class Matrix:
     n_draws: int
     scale: float
     ms_per_scan: dict[str, float]
+    fine_tuned: bool = True
 
     @property
     def data(self) -> Path:
@@ -176,8 +182,9 @@ class Matrix:
         counts = [f"{name}={round(self.scale * n)}" for name, n in scaled.items()]
         counts += [f"pool_grid={self.size.grid}", "faults=false"]
         sets = [word for count in counts for word in ("--set", count)]
+        cores = str(len(os.sched_getaffinity(0)))
         argv = ("phantom", "--preset", self.preset, "--output", "store", "--out", str(self.data))
-        return Job(self.data / "labels.csv", (*argv, "--jobs", "2", *sets))
+        return Job(self.data / "labels.csv", (*argv, "--jobs", cores, *sets))
 
     def pretrainings(self) -> Iterator[Job]:
         for name, arm in self.size.arms.items():
@@ -210,6 +217,8 @@ class Matrix:
                 number = 0 if name in ("histogram", "blocks") else seed
                 table = self.data / "features" / f"{name}-{number}.parquet"
                 yield self._task(f"probe-{name}", draw, "probe", "--features", str(table))
+            if not self.fine_tuned:
+                continue
             ours = self._bundle("ours", seed)
             yield self._tuned("finetune-ours", draw, "--bundle", ours)
             yield self._tuned("scratch-vit", draw, "--from-scratch", "vit", "--bundle", ours)
@@ -217,7 +226,9 @@ class Matrix:
 
     def evaluation(self) -> Job:
         folders = [str(job.result.parent) for job in self.tasks()]
-        pairs = [word for pair in BOUNDS for word in ("--compare", pair.replace(" : ", ":"))]
+        there = {folder.name.rpartition("-")[0] for folder in map(Path, folders)}
+        bounds = [pair.split(" : ") for pair in BOUNDS]
+        pairs = [w for a, b in bounds if {a, b} <= there for w in ("--compare", f"{a}:{b}")]
         for name in self.size.arms:
             pairs += ["--compare", f"probe-ours:probe-{name}"] if name != "ours" else []
         out = self.data / f"eval-{self.n_draws}-draws"
@@ -292,17 +303,29 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=6, help="draws of labels")
     parser.add_argument("--scale", type=float, default=1.0, help="of all counts and steps")
     parser.add_argument("--jobs", type=int, default=2, help="commands at once, a thread each")
+    parser.add_argument("--frozen", action="store_true", help="probes alone, no fine-tuning")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=N", help=f"{NUMBERS}")
     args = parser.parse_args()
-    size = SIZES[args.size]
+    numbers = dict(pair.split("=") for pair in args.set)
+    size = replace(SIZES[args.size], **{name: int(n) for name, n in numbers.items()})
     if args.arms:
         names = {"ours", *args.arms.split(",")}
         arms = {name: arm for name, arm in size.arms.items() if name in names}
-        size = Size(size.grid, size.n_pool, size.batch, size.budget_s, arms)
+        size = replace(size, arms=arms)
     args.work.mkdir(parents=True, exist_ok=True)
     run = Runner(args.work, args.jobs, threads=1)
     ms_per_scan = time_arms(size, args.work / "ms_per_scan.json")
     matrices = [
-        Matrix(args.work, preset, size, args.seeds, args.draws, args.scale, ms_per_scan)
+        Matrix(
+            args.work,
+            preset,
+            size,
+            args.seeds,
+            args.draws,
+            args.scale,
+            ms_per_scan,
+            fine_tuned=not args.frozen,
+        )
         for preset in args.presets.split(",")
     ]
     run("phantoms", [m.render() for m in matrices], at_once=1)
@@ -310,7 +333,8 @@ def main() -> None:
         for matrix in matrices:
             (matrix.data / folder).mkdir(exist_ok=True)
     for what in ("pretrainings", "features", "tasks"):
-        run(what, [job for m in matrices for job in getattr(m, what)()])
+        alone = what == "pretrainings" and torch.cuda.is_available()
+        run(what, [job for m in matrices for job in getattr(m, what)()], 1 if alone else None)
     run("evaluations", [m.evaluation() for m in matrices])
     for matrix in matrices:
         table(matrix)
