@@ -153,7 +153,7 @@ class Bench:
         machine = self.machine
         bf16 = machine.dtype == torch.bfloat16
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=bf16):
-            loss = self.objective(views, 0.5)["loss"]
+            loss = self.objective(views, 0.5, with_rank=False)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.objective.student.parameters(), 3.0)
         self.optimizer.step()
