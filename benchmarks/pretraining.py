@@ -30,13 +30,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from headct.config import load_recipe
 from headct.model.architecture import ENCODERS
-from headct.model.blocks import Block
 from headct.model.encoder import ViT3D
 from headct.model.tokens import grid_shape, select_head_tokens
 from headct.objective.joint import JointObjective
+from headct.train.distribute import ComputeConfig, prepare
 from headct.train.optim import make_optimizer, set_schedule
 from headct.train.recipe import PretrainRecipe
-from headct.train.runtime import choose_dtype
+from headct.train.runtime import Runtime, choose_dtype
 from headct.views.batch import ViewBatch, ViewMaker
 from headct.volume.preprocessing import PRESETS, Preprocessing
 
@@ -140,9 +140,8 @@ class Bench:
         self.number = itertools.count()
 
     def compile(self) -> None:
-        for module in self.objective.modules():
-            if isinstance(module, Block):
-                module.compile(dynamic=True)
+        runtime = Runtime(self.machine.device, self.machine.dtype)
+        prepare(self.objective, ComputeConfig(compile=True), runtime)
 
     def views(self, step: int) -> ViewBatch:
         places = [(0, step * self.recipe.batch + i) for i in range(self.recipe.batch)]

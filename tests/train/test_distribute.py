@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from headct.model.architecture import ENCODERS
 from headct.model.blocks import Block
+from headct.model.encoder import ViT3D
 from headct.run import read_jsonl
 from headct.train.distribute import ComputeConfig, prepare
 from headct.train.pretrain import pretrain
@@ -74,6 +76,17 @@ def test_a_block_is_one_graph_for_any_number_of_tokens():
     for n_tokens in (5, 7, 9):
         x, turn = torch.rand(2, n_tokens, 24), rotation[:, :n_tokens]
         torch.testing.assert_close(compiled(x, turn), block(x, turn))
+
+
+def test_windows_of_patches_are_one_graph_for_views_of_any_size():
+    torch._dynamo.reset()
+    encoder = ViT3D(ENCODERS["demo"])
+    compiled = torch.compile(encoder.window_patches, fullgraph=True, dynamic=True, backend="eager")
+    windows = encoder.own_windows(torch.device("cpu"))
+    for z, y, x in ((48, 64, 40), (40, 56, 48), (32, 48, 40)):
+        hu, keep = 100 * torch.randn(2, z, y, x), torch.arange(0, 60, 2).expand(2, -1)
+        expected = encoder.window_patches(hu, keep, windows)
+        torch.testing.assert_close(compiled(hu, keep, windows), expected)
 
 
 @pytest.mark.slow

@@ -32,4 +32,5 @@ def heads(grid) -> Tensor:
 def select(hu: Tensor) -> Tensor:
     """The 20 fullest patches."""
     occupancy = patch_occupancy(hu, PATCH).flatten(1)
-    return occupancy.topk(20, dim=1).indices.sort(dim=1).values
+    order = occupancy.argsort(dim=1, descending=True, stable=True)
+    return order[:, :20].sort(dim=1).values

@@ -73,7 +73,7 @@ def gradient_attention_volume(bundle: Bundle, head: Head, finding: int, volume: 
     hu = torch.as_tensor(volume.hu[None])
     encoder, config = bundle.encoder, bundle.encoder.config
     keep = select_head_tokens(hu, config.n_tokens, config.patch_voxels_zyx)
-    patches = encoder.window_patches(hu, keep)
+    patches = encoder.window_patches(hu, keep, encoder.own_windows(hu.device))
     spacing = bundle.preprocessing.spacing_mm_zyx
     centre_mm = encoder.centres_mm(keep, hu.shape[1:], spacing)
     grid = grid_shape(hu.shape[1:], config.patch_voxels_zyx)

@@ -96,7 +96,7 @@ class ViT3D(nn.Module):
             windows: what channels are made with; None: the windows of the config.
             n_blocks: as in `encode`.
         """
-        patches = self.window_patches(hu, keep, windows)
+        patches = self.window_patches(hu, keep, windows or self.own_windows(hu.device))
         return self._encode_at(patches, hu.shape[1:], spacing_mm_zyx, keep, n_blocks)
 
     def cls_attention(
@@ -115,7 +115,7 @@ class ViT3D(nn.Module):
         Returns:
             [b h t], one row per head; what is missing to a sum of 1 goes to CLS and registers.
         """
-        patches = self.window_patches(hu, keep)
+        patches = self.window_patches(hu, keep, self.own_windows(hu.device))
         index = self._index(patches, keep)
         centre_mm = self.centres_mm(index, hu.shape[1:], spacing_mm_zyx)
         grid = grid_shape(hu.shape[1:], self.config.patch_voxels_zyx)
@@ -127,12 +127,13 @@ class ViT3D(nn.Module):
         q, k, _ = last.attn.queries_keys_values(last.norm1(x), rotation)
         return attention_weights(q[:, :, :1], k)[:, :, 0, self.n_prefix :]
 
-    def window_patches(
-        self, hu: Tensor, keep: Tensor | None, windows: InputWindows | None = None
-    ) -> Tensor:
+    def own_windows(self, device: torch.device) -> InputWindows:
+        """The windows of the config."""
+        return InputWindows(*window_tensors(self.config.windows, device))
+
+    def window_patches(self, hu: Tensor, keep: Tensor | None, windows: InputWindows) -> Tensor:
         """Window channels [b t c*v] of patches of HU [b z y x]; arguments as in `forward_hu`."""
         voxels = gather_patches(hu, self.config.patch_voxels_zyx, keep).float()
-        windows = windows or InputWindows(*window_tensors(self.config.windows, hu.device))
         channels = windows.channels(voxels).flatten(2)
         low, high = self.config.channel_range
         if (low, high) == (-1.0, 1.0):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from headct.config import Config
 from headct.model.blocks import Block
+from headct.model.encoder import ViT3D
 from headct.train.runtime import RANK_TIMEOUT_S, Runtime
 
 
@@ -27,7 +28,7 @@ class ComputeConfig(Config):
     activation_checkpointing: bool = False
     """Recompute blocks in the backward pass: a third more compute for far less memory."""
     compile: bool = False
-    """torch.compile of every block; the first steps take minutes."""
+    """torch.compile of every block and of the windows; the first steps take minutes."""
     readers: int = Field(default=4, ge=1)
     """Threads that read scans ahead."""
     rank_timeout_s: float = Field(default=RANK_TIMEOUT_S, gt=0)
@@ -43,6 +44,11 @@ def prepare(module: nn.Module, config: ComputeConfig, runtime: Runtime) -> nn.Mo
     blocks = [block for block in module.modules() if isinstance(block, Block)]
     for block in blocks:
         _wrap_forward(block, config)
+    if config.compile:
+        for encoder in module.modules():
+            if isinstance(encoder, ViT3D):
+                window_patches = torch.compile(encoder.window_patches, dynamic=True)
+                encoder.window_patches = window_patches  # type: ignore[method-assign]
     if runtime.world_size == 1:
         return module
     if config.strategy == "fsdp":

@@ -56,11 +56,9 @@ class Cupping(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Add the field; r is 1 at the edge of an adult head and is held there."""
-        bowl = (
-            _radius_squared(at).clamp_(max=1.0).sub_(0.5).mul_(drawn["cupping_hu"][:, None, None])
-        )
         for rows in touched(drawn["cupping_hu"], hu.device):
-            hu[rows] += sent(bowl[rows], hu.device)[:, None]
+            bowl = _radius_squared(at, rows, hu.device).clamp_(max=1.0).sub_(0.5)
+            hu[rows].addcmul_(_column(drawn["cupping_hu"][rows], hu.device), bowl)
         return hu
 
 
@@ -145,12 +143,11 @@ class Erase(Config):
             _box_operator(n, self.around_mm / mm, hu.device)[None]
             for n, mm in zip(hu.shape[1:], at.spacing_mm_zyx, strict=True)
         ]
-        rim = _radius_squared(at)[:, None] > 0.8
         for rows in chosen(drawn["erase"], hu.device):
             there = _numbers(rows, hu.device)
             solid = (hu[there] > -500).to(torch.float32)
             around = apply_axes(solid, [box.expand(len(solid), -1, -1) for box in boxes])
-            thin = around.lt(0.4).logical_and_(sent(rim[rows], hu.device))
+            thin = around.lt(0.4).logical_and_(_radius_squared(at, rows, hu.device) > 0.8)
             hu[there] = hu[there].masked_fill_(thin, float(AIR_HU))
         return hu
 
@@ -206,10 +203,13 @@ def _numbers(rows: slice | Tensor, device: torch.device) -> slice | Tensor:
     return sent(rows, device) if isinstance(rows, Tensor) else rows
 
 
-def _radius_squared(at: Placement) -> Tensor:
-    """[n y x] squared in-plane radius from the source's centre; 1 at the edge of an adult head."""
-    y, x = HEAD_RADIUS_MM_YX
-    return (at.axis_mm(1)[:, :, None] / y) ** 2 + (at.axis_mm(2)[:, None, :] / x) ** 2
+def _radius_squared(at: Placement, rows: slice | Tensor, device: torch.device) -> Tensor:
+    """[n 1 y x] squared in-plane radius from the source's centre; 1 at the edge of a head."""
+    y, x = (
+        sent((at.axis_mm(axis)[rows] / radius_mm) ** 2, device)
+        for axis, radius_mm in zip((1, 2), HEAD_RADIUS_MM_YX, strict=True)
+    )
+    return y[:, None, :, None] + x[:, None, None, :]
 
 
 def _shift_operator(shift_mm: Tensor, size: int, spacing_mm: float) -> Tensor:
