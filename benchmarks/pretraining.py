@@ -16,11 +16,11 @@ the other in this process, on heads of noise.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from headct.config import load_recipe
 from headct.model.architecture import ENCODERS
-from headct.model.encoder import ViT3D
 from headct.model.tokens import grid_shape, select_head_tokens
 from headct.objective.joint import JointObjective
 from headct.train.distribute import ComputeConfig, prepare
@@ -45,7 +44,6 @@ ON = ("objective.lat.ramp=[0,0]", "objective.cls.ramp=[0,0]")
 OURS = {"mae": (NO_LAT, NO_CLS), "mae+lat": (*ON, NO_CLS), "joint": ON}
 FAITHFUL = ("fmct-dino", "fmct-mae")
 CASES = (*OURS, *FAITHFUL)
-WARM_UP = 4
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,6 @@ class Bench:
         self.objective = JointObjective(recipe.objective, recipe.encoder).to(machine.device).train()
         self.optimizer = make_optimizer(self.objective, recipe.optim)
         self.schedule = recipe.optim.schedule(recipe.steps)
-        self.number = itertools.count()
 
     def compile(self) -> None:
         runtime = Runtime(self.machine.device, self.machine.dtype)
@@ -159,10 +156,32 @@ class Bench:
         self.objective.after_step(0.99)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def step(self) -> None:
-        number = next(self.number)
-        set_schedule(self.optimizer, self.schedule(number))
-        self.learn(self.views(number))
+    def run(self, steps: int) -> None:
+        """The first steps of a run. A GPU makes views one step ahead, as `train.feed` does."""
+        for number, views in enumerate(self.views_ahead(steps)):
+            set_schedule(self.optimizer, self.schedule(number))
+            self.learn(views)
+
+    def views_ahead(self, steps: int) -> Iterator[ViewBatch]:
+        if not self.machine.is_gpu:
+            yield from (self.views(number) for number in range(steps))
+            return
+        stream = torch.cuda.Stream(priority=-1)
+
+        def make(number: int) -> tuple[ViewBatch, torch.cuda.Event]:
+            with torch.cuda.stream(stream):
+                made, done = self.views(number), torch.cuda.Event()
+                done.record(stream)
+            return made, done
+
+        with ThreadPoolExecutor(1) as thread:
+            pending = thread.submit(make, 0)
+            for number in range(steps):
+                views, done = pending.result()
+                pending = thread.submit(make, number + 1)
+                torch.cuda.current_stream().wait_event(done)
+                yield views
+                torch.cuda.current_stream().synchronize()  # the loop looks at the loss
 
     def flops_per_scan(self, steps: int) -> float:
         """Mean over the batches whose shapes the first steps draw."""
@@ -182,75 +201,33 @@ def measure(bench: Bench, steps: int, compiled: bool) -> dict[str, Any]:
         bench.compile()
     if machine.is_gpu:
         torch.cuda.reset_peak_memory_stats()
-    bench.number = itertools.count()
-    for _ in range(WARM_UP):
-        bench.step()
-    bench.number = itertools.count()  # the batches that were counted
-    started, clock = machine.clock(), time.perf_counter()
-    for _ in range(steps):
-        bench.step()
-    spent, clock = machine.clock() - started, time.perf_counter() - clock
-    started = machine.clock()
-    for number in range(steps):
-        bench.views(number)
-    views_s = machine.clock() - started
-    tflops = flops * batch * steps / spent / 1e12
-    model_tflops = flops * batch * steps / (spent - views_s) / 1e12
+    bench.run(steps)
+    clock = time.perf_counter()
+    spent = timed(machine, lambda: bench.run(steps)) / steps
+    clock = time.perf_counter() - clock
+    views = [bench.views(0)]
+    views_s = timed(machine, lambda: views.extend(bench.views(n) for n in range(1, steps))) / max(
+        steps - 1, 1
+    )
+    learn_s = timed(machine, lambda: [bench.learn(v) for v in views]) / steps
     row = {
         "scans_per_s": round(batch * steps / clock, 2),
-        "ms_per_scan": round(1000 * spent / batch / steps, 2),
-        "views_ms_per_scan": round(1000 * views_s / batch / steps, 2),
+        "ms_per_scan": round(1000 * spent / batch, 2),
+        "views_ms_per_scan": round(1000 * views_s / batch, 2),
         "gflop_per_scan": round(flops / 1e9, 2),
-        "tflops": round(tflops, 3),
-        "mfu": round(tflops / machine.tflops, 3),
-        "mfu_without_views": round(model_tflops / machine.tflops, 3),
+        "tflops": round(flops * batch / spent / 1e12, 3),
+        "mfu": round(flops * batch / spent / 1e12 / machine.tflops, 3),
+        "mfu_without_views": round(flops * batch / learn_s / 1e12 / machine.tflops, 3),
     }
     if machine.is_gpu:
         row["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     return row
 
 
-def token_costs(encoder: str, machine: Machine, compiled: bool) -> list[dict[str, Any]]:
-    """Forward and backward of the encoder alone on more and more tokens: cost per token."""
-    config = ENCODERS[encoder]
-    rows = []
-    torch.manual_seed(0)
-    model = ViT3D(config.model_copy(update={"drop_path": 0.0})).to(machine.device).train()
-    if compiled:
-        for block in model.blocks:
-            block.compile(dynamic=True)
-    n_scans = 16 if machine.is_gpu else 2
-    grid = (64, 64, 64)
-    for n_tokens in (150, 300, 600, 1200, 2400):
-        patches = torch.randn(
-            n_scans, n_tokens, 3 * config.patch_voxels, device=machine.device
-        ).clamp_(-1, 1)
-        index = torch.arange(n_tokens, device=machine.device).expand(n_scans, -1)
-        centre_mm = 100 * torch.rand(n_scans, n_tokens, 3, device=machine.device)
-
-        def once() -> None:
-            bf16 = machine.dtype == torch.bfloat16
-            with torch.autocast(machine.device.type, torch.bfloat16, enabled=bf16):
-                out = model.encode(patches, centre_mm, index, grid)  # noqa: B023
-            (out.cls.float().mean() + out.patches.float().mean()).backward()
-            model.zero_grad(set_to_none=True)
-
-        with FlopCounterMode(display=False) as counter:
-            once()
-        once()
-        started = machine.clock()
-        for _ in range(5):
-            once()
-        spent = (machine.clock() - started) / 5
-        tflops = counter.get_total_flops() / spent / 1e12
-        rows.append(
-            {
-                "case": f"tokens-{n_tokens}",
-                "us_per_token": round(1e6 * spent / n_scans / n_tokens, 3),
-                "mfu": round(tflops / machine.tflops, 3),
-            }
-        )
-    return rows
+def timed(machine: Machine, what: Callable[[], object]) -> float:
+    started = machine.clock()
+    what()
+    return machine.clock() - started
 
 
 def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -275,7 +252,6 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--set", action="append", default=[], help="key=value of every recipe")
-    parser.add_argument("--tokens", action="store_true", help="the encoder's cost per token, too")
     args = parser.parse_args()
     machine = this_machine(args.threads)
     name = torch.cuda.get_device_name() if machine.is_gpu else f"CPU, {args.threads} threads"
@@ -292,9 +268,6 @@ def main() -> None:
         rows[case] = measure(bench, args.steps, args.compile)
         print(json.dumps({"case": case, "encoder": args.encoder, **rows[case]}), flush=True)
         del bench
-    if args.tokens:
-        for row in token_costs(args.encoder, machine, args.compile):
-            print(json.dumps(row), flush=True)
     for what, value in ratios(rows).items():
         print(f"{what}: {value}")
 

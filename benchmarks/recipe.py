@@ -9,7 +9,7 @@
 Every part is a command of headct with a result in WORK: the same call goes on after any stop, and
 WORK/commands.jsonl says what each took. Pretrainings of one size get the same time: a step of each
 is timed side by side on this machine first (CPU seconds on a CPU), and WORK/ms_per_scan.json keeps
-what was found, so that a run that goes on has the steps that it had. A GPU trains one at a time.
+what was found, so that a run that goes on has the steps that it had.
 
 Each draw of 300 labels is shared by all methods, and pretraining seed, new weights and order follow
 it (`draw % seeds`), so that an interval by patient is about the mean over draws and seeds.
@@ -31,7 +31,6 @@ from threading import Lock
 from typing import Any
 
 import pyarrow.parquet as pq
-import torch
 from pretraining import Bench, measure, this_machine
 
 from headct.config import load_recipe
@@ -333,8 +332,7 @@ def main() -> None:
         for matrix in matrices:
             (matrix.data / folder).mkdir(exist_ok=True)
     for what in ("pretrainings", "features", "tasks"):
-        alone = what == "pretrainings" and torch.cuda.is_available()
-        run(what, [job for m in matrices for job in getattr(m, what)()], 1 if alone else None)
+        run(what, [job for m in matrices for job in getattr(m, what)()])
     run("evaluations", [m.evaluation() for m in matrices])
     for matrix in matrices:
         table(matrix)
