@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from headct.config import check
 from headct.errors import UsageError
 from headct.model.architecture import ENCODERS, EncoderConfig
-from headct.model.blocks import Branch, attend
+from headct.model.blocks import Branch
 from headct.model.encoder import ViT3D
 from headct.volume.preprocessing import PRESETS
 from headct.volume.window import WINDOWS
@@ -112,18 +111,6 @@ def test_drop_path_keeps_the_mean() -> None:
     out = branch(torch.ones(4000, 1, 4))
     assert sorted(set(out.flatten().tolist())) == pytest.approx([0.0, 0.5 / 0.75])
     assert out.mean().item() == pytest.approx(0.5, rel=0.05)
-
-
-def test_attention_is_the_definition_in_both_precisions() -> None:
-    q, k, v = torch.randn(3, 1, 2, 5, 8, generator=torch.Generator().manual_seed(1))
-    expected = torch.zeros(1, 2, 5, 8)
-    for h in range(2):
-        for i in range(5):
-            score = torch.stack([q[0, h, i] @ k[0, h, j] / math.sqrt(8) for j in range(5)])
-            expected[0, h, i] = score.softmax(0) @ v[0, h]
-    torch.testing.assert_close(attend(q, k, v), expected)
-    in_bf16 = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
-    torch.testing.assert_close(in_bf16.float(), expected, atol=0.05, rtol=0.05)
 
 
 def test_bf16_autocast_stays_near_and_keeps_norms_in_float32(encoder: ViT3D) -> None:

@@ -8,64 +8,138 @@ import torch.nn.functional as F
 
 from headct.config import check
 from headct.errors import UsageError
+from headct.objective import mae
 from headct.objective.mae import (
     LatConfig,
     MaeConfig,
-    channel_errors,
+    WindowErrors,
     constant_errors,
     draw_masked,
     latent_loss,
     tissue_weights,
     weighted_mean,
 )
+from headct.volume.window import Window
+
+WINDOWS = (
+    Window(name="brain", level_hu=40.0, width_hu=80.0),
+    Window(name="bone", level_hu=600.0, width_hu=2800.0),
+)
 
 
 @pytest.fixture
-def target() -> torch.Tensor:
-    """Windows of patches [b q c v], many voxels saturated."""
-    generator = torch.Generator().manual_seed(0)
-    return (3 * torch.randn(2, 3, 2, 5, generator=generator)).clamp(-1, 1)
+def voxels_hu() -> torch.Tensor:
+    """Patches [m v], about half of the voxels outside the brain's window."""
+    return 40 + 60 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 
 
-def test_channel_errors_are_the_weighted_sums(target: torch.Tensor) -> None:
-    predicted = torch.randn(target.shape, generator=torch.Generator().manual_seed(1))
+@pytest.fixture
+def predicted() -> torch.Tensor:
+    """Patches [m c v]."""
+    return torch.randn(6, 2, 5, generator=torch.Generator().manual_seed(1))
+
+
+def target_of(voxels_hu: torch.Tensor) -> torch.Tensor:
+    """Window channels [m c v]."""
+    return torch.stack([window.apply(voxels_hu) for window in WINDOWS], dim=1)
+
+
+def error_by_loops(
+    predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, c: int
+) -> float:
+    above, below = 0.0, 0.0
+    for m in range(len(target)):
+        for v in range(target.shape[2]):
+            missed = float(predicted[m, c, v]) - float(target[m, c, v])
+            above += float(weight[m, c, v]) * missed**2
+            below += float(weight[m, c, v])
+    return above / below
+
+
+@pytest.mark.parametrize("saturated", [0.03, 1.0])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_errors_of_windows_are_the_weighted_sums(
+    voxels_hu: torch.Tensor, predicted: torch.Tensor, saturated: float, normalised: bool
+) -> None:
+    config = MaeConfig(saturated_weight=saturated, normalised=normalised)
+    errors, shares = WindowErrors.apply(predicted, voxels_hu, WINDOWS, config)
+    target = target_of(voxels_hu)
+    weight = torch.where((target > -1) & (target < 1), 1.0, saturated)
+    if normalised:
+        target = torch.stack([(t - t.mean()) / (t.var() + 1e-6).sqrt() for t in target])
+    best = ((weight * target).sum(0) / weight.sum(0)).expand_as(target)
     for c in range(2):
-        above, below = 0.0, 0.0
-        for b in range(2):
-            for q in range(3):
-                for v in range(5):
-                    true = float(target[b, q, c, v])
-                    weight = 1.0 if -1 < true < 1 else 0.03
-                    above += weight * (float(predicted[b, q, c, v]) - true) ** 2
-                    below += weight
-        error = channel_errors(predicted, target, tissue_weights(target, 0.03))[c]
-        assert error.item() == pytest.approx(above / below, rel=1e-5)
+        error = error_by_loops(predicted, target, weight, c)
+        assert errors[c].item() == pytest.approx(error, rel=1e-5)
+        share = error / error_by_loops(best, target, weight, c)
+        assert shares[c].item() == pytest.approx(share, rel=1e-4)
 
 
-def test_with_equal_weights_it_is_the_mean_squared_error_of_mae(target: torch.Tensor) -> None:
-    predicted = torch.zeros_like(target)
-    errors = channel_errors(predicted, target, tissue_weights(target, 1.0))
+def test_with_equal_weights_it_is_the_mean_squared_error_of_mae(
+    voxels_hu: torch.Tensor, predicted: torch.Tensor
+) -> None:
+    errors, _ = WindowErrors.apply(predicted, voxels_hu, WINDOWS, MaeConfig(saturated_weight=1.0))
     assert weighted_mean(errors, (1.0, 1.0)).item() == pytest.approx(
-        F.mse_loss(predicted, target).item(), rel=1e-5
+        F.mse_loss(predicted, target_of(voxels_hu)).item(), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_gradient_of_the_errors_is_their_derivative(
+    voxels_hu: torch.Tensor, predicted: torch.Tensor, normalised: bool
+) -> None:
+    config = MaeConfig(normalised=normalised)
+
+    def errors(predicted: torch.Tensor) -> torch.Tensor:
+        return WindowErrors.apply(predicted, voxels_hu.double(), WINDOWS, config)[0]
+
+    assert torch.autograd.gradcheck(errors, predicted.double().requires_grad_())
+
+
+def test_errors_are_the_same_in_one_piece_and_in_many(
+    voxels_hu: torch.Tensor, predicted: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    for values in (60, 20, 1):  # 6, 2 and 1 patches at a time
+        monkeypatch.setattr(mae, "CHUNK_VALUES", values)
+        leaf = predicted.double().requires_grad_()
+        errors, shares = WindowErrors.apply(leaf, voxels_hu.double(), WINDOWS, MaeConfig())
+        (gradient,) = torch.autograd.grad(errors.sum(), leaf)
+        seen.append((errors.detach(), shares, gradient))
+    assert len(mae.chunks(predicted)) == 6
+    torch.testing.assert_close(seen[1], seen[0])
+    torch.testing.assert_close(seen[2], seen[0])
+
+
+def test_bf16_predictions_get_a_gradient_of_their_own_precision(
+    voxels_hu: torch.Tensor, predicted: torch.Tensor
+) -> None:
+    leaves = predicted.bfloat16().requires_grad_(), predicted.bfloat16().float().requires_grad_()
+    losses = [WindowErrors.apply(p, voxels_hu, WINDOWS, MaeConfig())[0].sum() for p in leaves]
+    reduced, full = (
+        torch.autograd.grad(losses[0], leaves[0]),
+        torch.autograd.grad(losses[1], leaves[1]),
+    )
+    assert losses[0].dtype == torch.float32
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(reduced[0].float(), full[0], rtol=0.01, atol=0.0)
+
+
+def test_no_constant_patch_does_better_than_the_constant(voxels_hu: torch.Tensor) -> None:
+    target, generator = target_of(voxels_hu), torch.Generator().manual_seed(2)
+    weight = tissue_weights(target, 0.03)
+    sums = [(weight * target**power).sum(0) for power in range(3)]
+    best = constant_errors(*sums)
+    for _ in range(20):
+        other = torch.randn(2, 5, generator=generator).clamp(-1, 1).expand_as(target)
+        errors, _ = WindowErrors.apply(other, voxels_hu, WINDOWS, MaeConfig())
+        assert (errors >= best - 1e-6).all()
 
 
 def test_channel_weights_are_a_mean() -> None:
     assert weighted_mean(torch.tensor([1.0, 2.0, 4.0]), (1, 1, 0.3)).item() == pytest.approx(
         (1 + 2 + 0.3 * 4) / 2.3
     )
-
-
-def test_no_constant_patch_does_better_than_the_constant(target: torch.Tensor) -> None:
-    weight = tissue_weights(target, 0.03)
-    best = constant_errors(target, weight)
-    mean_patch = (weight * target).sum((0, 1)) / weight.sum((0, 1))
-    reached = channel_errors(mean_patch.expand_as(target), target, weight)
-    torch.testing.assert_close(best, reached)
-    generator = torch.Generator().manual_seed(2)
-    for _ in range(20):
-        other = torch.randn(2, 5, generator=generator).clamp(-1, 1).expand_as(target)
-        assert (channel_errors(other, target, weight) >= best - 1e-6).all()
 
 
 def test_latent_loss_is_smooth_l1_to_the_mean_of_normalised_blocks() -> None:

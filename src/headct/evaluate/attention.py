@@ -22,7 +22,8 @@ from headct.adapt.network import VECTORS, ReadoutHead
 from headct.adapt.readout import Readout
 from headct.adapt.task import Task
 from headct.errors import MismatchError
-from headct.model.blocks import Block, attention_weights
+from headct.model.attention import attention_weights
+from headct.model.blocks import Block
 from headct.model.embed import Bundle
 from headct.model.tokens import (
     Tokens,

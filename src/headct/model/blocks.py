@@ -6,48 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headct.model.position import rotate
-
-PLAIN_ATTENTION_BELOW_TOKENS = 1700
-"""In bf16 on a CPU, plain products beat the fused kernel below this (docs/explanation/encoder)."""
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """Tokens [b t d] and their rotations [b t 1 1 e/2 2], None for none -> [b t d]."""
-        q, k, v = self.queries_keys_values(x, rotation)
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
-
-    def queries_keys_values(
-        self, x: Tensor, rotation: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Each [b h t e]; queries and keys are rotated."""
-        qkv = torch.unflatten(self.qkv(x), -1, (3, self.heads, -1))  # [b t 3 h e]
-        turned = qkv[:, :, :2] if rotation is None else rotate(qkv[:, :, :2], rotation)
-        q, k = turned.permute(2, 0, 3, 1, 4)
-        return q, k, qkv[:, :, 2].transpose(1, 2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(e)) v, by whichever kernel is the faster one here; all [b h t e]."""
-    on_cpu_in_bf16 = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    if on_cpu_in_bf16 and q.shape[-2] < PLAIN_ATTENTION_BELOW_TOKENS:
-        return attention_weights(q, k) @ v
-    return F.scaled_dot_product_attention(q, k, v)
-
-
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(e)): [b h t t]; the softmax sums in float32 in every dtype."""
-    scale = q.shape[-1] ** -0.5
-    return torch.softmax((q * scale) @ k.transpose(-2, -1), dim=-1)
+from headct.model.attention import Attention
 
 
 class Mlp(nn.Module):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from headct.model.architecture import EncoderConfig
-from headct.model.blocks import Block, attention_weights, init_linear
+from headct.model.attention import attention_weights
+from headct.model.blocks import Block, init_linear
 from headct.model.position import (
     PositionTable,
     draw_position_scale,

@@ -143,7 +143,7 @@ def to_channels(voxels_hu: Tensor, level_hu: Tensor, width_hu: Tensor) -> Tensor
     """
     scale = (2.0 / width_hu).reshape(-1, 1, width_hu.shape[-1], 1)  # [b|1 1 c 1]
     offset = -level_hu.reshape_as(scale) * scale
-    return torch.addcmul(offset, voxels_hu[:, :, None], scale).clamp_(-1.0, 1.0)
+    return (voxels_hu[:, :, None] * scale).add_(offset).clamp_(-1.0, 1.0)
 
 
 class InputWindows(NamedTuple):
