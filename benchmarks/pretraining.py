@@ -19,7 +19,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +138,7 @@ class Bench:
 
     def compile(self) -> None:
         runtime = Runtime(self.machine.device, self.machine.dtype)
+        torch._dynamo.reset()  # it compiles a few shapes of a function, and other cases had theirs
         prepare(self.objective, ComputeConfig(compile=True), runtime)
 
     def views(self, step: int) -> ViewBatch:
@@ -156,13 +157,21 @@ class Bench:
         self.objective.after_step(0.99)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def run(self, steps: int) -> None:
-        """The first steps of a run. A GPU makes views one step ahead, as `train.feed` does."""
-        for number, views in enumerate(self.views_ahead(steps)):
+    def run(self, steps: int) -> tuple[float, float]:
+        """Take steps as training does; seconds of each by the machine's clock and by the wall's.
+
+        One step more goes before, after which a GPU has the next views ready.
+        """
+        times = []
+        for number, views in enumerate(self.views_ahead(steps + 1)):
             set_schedule(self.optimizer, self.schedule(number))
             self.learn(views)
+            times.append((self.machine.clock(), time.perf_counter()))
+        (first, first_wall), (last, last_wall) = times[0], times[-1]
+        return (last - first) / steps, (last_wall - first_wall) / steps
 
     def views_ahead(self, steps: int) -> Iterator[ViewBatch]:
+        """Views of the first steps. A GPU makes those of the next while one is taken."""
         if not self.machine.is_gpu:
             yield from (self.views(number) for number in range(steps))
             return
@@ -181,12 +190,23 @@ class Bench:
                 pending = thread.submit(make, number + 1)
                 torch.cuda.current_stream().wait_event(done)
                 yield views
-                torch.cuda.current_stream().synchronize()  # the loop looks at the loss
+
+    def apart(self, steps: int) -> tuple[float, float]:
+        """Seconds a step of the views alone, and of all the rest."""
+        views_s = learn_s = 0.0
+        for number in range(1, steps + 1):
+            started = self.machine.clock()
+            views = self.views(number)
+            made = self.machine.clock()
+            self.learn(views)
+            views_s += (made - started) / steps
+            learn_s += (self.machine.clock() - made) / steps
+        return views_s, learn_s
 
     def flops_per_scan(self, steps: int) -> float:
-        """Mean over the batches whose shapes the first steps draw."""
+        """Mean over the batches whose shapes the steps after the first one draw."""
         total = 0
-        for number in range(steps):
+        for number in range(1, steps + 1):
             views = self.views(number)
             with FlopCounterMode(display=False) as counter:
                 self.learn(views)
@@ -199,19 +219,14 @@ def measure(bench: Bench, steps: int, compiled: bool) -> dict[str, Any]:
     flops = bench.flops_per_scan(steps)
     if compiled:
         bench.compile()
+    bench.run(steps)
     if machine.is_gpu:
         torch.cuda.reset_peak_memory_stats()
-    bench.run(steps)
-    clock = time.perf_counter()
-    spent = timed(machine, lambda: bench.run(steps)) / steps
-    clock = time.perf_counter() - clock
-    views = [bench.views(0)]
-    views_s = timed(machine, lambda: views.extend(bench.views(n) for n in range(1, steps))) / max(
-        steps - 1, 1
-    )
-    learn_s = timed(machine, lambda: [bench.learn(v) for v in views]) / steps
+    spent, wall = bench.run(steps)
+    peak = torch.cuda.max_memory_allocated() if machine.is_gpu else 0
+    views_s, learn_s = bench.apart(steps)
     row = {
-        "scans_per_s": round(batch * steps / clock, 2),
+        "scans_per_s": round(batch / wall, 2),
         "ms_per_scan": round(1000 * spent / batch, 2),
         "views_ms_per_scan": round(1000 * views_s / batch, 2),
         "gflop_per_scan": round(flops / 1e9, 2),
@@ -219,15 +234,7 @@ def measure(bench: Bench, steps: int, compiled: bool) -> dict[str, Any]:
         "mfu": round(flops * batch / spent / 1e12 / machine.tflops, 3),
         "mfu_without_views": round(flops * batch / learn_s / 1e12 / machine.tflops, 3),
     }
-    if machine.is_gpu:
-        row["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return row
-
-
-def timed(machine: Machine, what: Callable[[], object]) -> float:
-    started = machine.clock()
-    what()
-    return machine.clock() - started
+    return row | ({"peak_gb": round(peak / 1e9, 2)} if machine.is_gpu else {})
 
 
 def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:

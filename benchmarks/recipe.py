@@ -31,6 +31,7 @@ from threading import Lock
 from typing import Any
 
 import pyarrow.parquet as pq
+from arms import NUMBERS, SIZES, Size
 from pretraining import Bench, measure, this_machine
 
 from headct.config import load_recipe
@@ -40,10 +41,6 @@ from headct.volume.preprocessing import PRESETS
 HEADCT = (sys.executable, "-c", "from headct.cli.app import main; main()")
 LABELS = 300
 COUNTS = {"n_train": 900, "n_tune": 200, "n_test": 400, "n_external": 400}
-ONE = "views.crop.n_global=1"  # L_cls alone compares two large crops of a scan
-NO_LAT, NO_CLS = "objective.lat.weight=0", "objective.cls={weight=0}"
-LAT = ("objective.lat.weight=0.5", "objective.lat.ramp=[0.1,0.3]")
-CLS = ("objective.cls.weight=0.5", "objective.cls.ramp=[0.1,0.3]")
 BOUNDS = {
     "finetune-ours : scratch-vit": (0.08, 0.05),
     "finetune-ours : scratch-cnn3d": (0.0, 0.0),
@@ -51,69 +48,6 @@ BOUNDS = {
     "probe-ours : probe-random": (0.05, 0.05),
 }
 """Least differences of macro-AUROC inside and outside that the recipe is judged by."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A pretraining: a recipe and changes to it."""
-
-    recipe: str
-    set: tuple[str, ...] = ()
-
-
-def _faithful(encoder: str, grid: tuple[int, int, int], width: int, heads: int) -> tuple[str, ...]:
-    n = grid[0] * grid[1] * grid[2]
-    decoder = (f"objective.decoder.width={width}", f"objective.decoder.heads={heads}")
-    return (
-        *(f"encoder.preset={encoder}", f"encoder.n_tokens={n}"),
-        *(f"encoder.position_grid_zyx={list(grid)}", *decoder),
-    )
-
-
-@dataclass(frozen=True)
-class Size:
-    """Grid and length of all pretrainings of a matrix."""
-
-    grid: str
-    n_pool: int
-    batch: int
-    budget_s: float
-    arms: dict[str, Arm]
-
-
-DEMO_FMCT = _faithful("demo", (6, 8, 6), 192, 3)
-SMALL_FMCT = _faithful("small", (12, 15, 12), 384, 6)
-SIZES = {
-    "tiny": Size(
-        grid="demo",
-        n_pool=4000,
-        batch=16,
-        budget_s=120,
-        arms={
-            "ours": Arm("demo", (ONE, NO_LAT, NO_CLS)),
-            "with-lat": Arm("demo", (ONE, *LAT, NO_CLS)),
-            "with-cls": Arm("demo", (NO_LAT, *CLS)),
-            "joint": Arm("demo", (*LAT, *CLS)),
-            "fmct-dino": Arm("fmct-dino", (*DEMO_FMCT, "objective.cls.centring.n_prototypes=1024")),
-            "fmct-mae": Arm("fmct-mae", (*DEMO_FMCT, "optim.lr=1e-3")),
-        },
-    ),
-    "small": Size(
-        grid="small",
-        n_pool=20_000,
-        batch=64,
-        budget_s=300,
-        arms={
-            "ours": Arm("small"),
-            "pix-alone": Arm("small", (NO_LAT, NO_CLS)),
-            "fmct-dino": Arm("fmct-dino", (*SMALL_FMCT,)),
-            "fmct-mae": Arm("fmct-mae", (*SMALL_FMCT, "optim.lr=1e-3")),
-        },
-    ),
-}
-
-
-NUMBERS = "n_pool, batch, budget_s"
 
 
 @dataclass(frozen=True)
@@ -230,7 +164,7 @@ class Matrix:
         pairs = [w for a, b in bounds if {a, b} <= there for w in ("--compare", f"{a}:{b}")]
         for name in self.size.arms:
             pairs += ["--compare", f"probe-ours:probe-{name}"] if name != "ours" else []
-        out = self.data / f"eval-{self.n_draws}-draws"
+        out = self.data / f"eval-{self.n_draws}-draws{'' if self.fine_tuned else '-frozen'}"
         argv = ("evaluate", *folders, "--out", str(out), *pairs)
         return Job(out / "evaluation.json", argv)
 
@@ -247,6 +181,17 @@ class Matrix:
         n_labels = str(round(self.scale * LABELS))
         what = ("--n-labels", n_labels, "--seed", str(draw), "--name", name, "--out", str(out))
         return Job(out / "task.json", (verb, *where, *how, *what))
+
+
+def require_same(work: Path, size: str) -> None:
+    """Take a folder, or go on in one of the same size."""
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "size.txt"
+    if path.exists() and path.read_text() != size:
+        raise SystemExit(
+            f"{work} has results of {path.read_text()!r}, not {size!r}: another --work"
+        )
+    path.write_text(size)
 
 
 def time_arms(size: Size, path: Path) -> dict[str, float]:
@@ -303,15 +248,19 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of all counts and steps")
     parser.add_argument("--jobs", type=int, default=2, help="commands at once, a thread each")
     parser.add_argument("--frozen", action="store_true", help="probes alone, no fine-tuning")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=N", help=f"{NUMBERS}")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=N", help=f"one of {NUMBERS}"
+    )
     args = parser.parse_args()
-    numbers = dict(pair.split("=") for pair in args.set)
+    numbers = dict(pair.partition("=")[::2] for pair in args.set)
+    if not (numbers.keys() <= set(NUMBERS) and all(n.isdigit() for n in numbers.values())):
+        parser.error(f"--set: one of {NUMBERS}, each a whole number")
     size = replace(SIZES[args.size], **{name: int(n) for name, n in numbers.items()})
     if args.arms:
         names = {"ours", *args.arms.split(",")}
         arms = {name: arm for name, arm in size.arms.items() if name in names}
         size = replace(size, arms=arms)
-    args.work.mkdir(parents=True, exist_ok=True)
+    require_same(args.work, f"{args.size} {numbers} scale={args.scale}")
     run = Runner(args.work, args.jobs, threads=1)
     ms_per_scan = time_arms(size, args.work / "ms_per_scan.json")
     matrices = [

@@ -248,6 +248,10 @@ def test_empty_rows_of_the_queue_do_not_count() -> None:
     torch.testing.assert_close(term.targets(two, 0.5).flatten(0, 1), expected)
 
 
+def test_the_coding_rate_of_what_is_not_finite_is_left_to_the_loop() -> None:
+    assert coding_rate(torch.full((4, 3), math.nan), 0.5).isnan()
+
+
 def test_koleo_needs_sixteen_scans() -> None:
     term = Sinkhorn(12, sinkhorn_config())
     for n_scans, there in ((15, False), (16, True)):

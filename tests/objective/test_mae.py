@@ -177,6 +177,11 @@ def test_predicted_tokens_are_masked_ones() -> None:
     torch.testing.assert_close(draw_masked(masked, 10), masked.nonzero()[:, 1].view(4, 10))
 
 
+def test_a_share_of_the_masked_is_asked_for_and_one_at_least() -> None:
+    asked = [MaeConfig(predicted_fraction=share).n_asked(10) for share in (0.3, 0.01, 1.0)]
+    assert asked == [3, 1, 10]
+
+
 def test_every_masked_token_has_its_turn() -> None:
     masked = torch.tensor([[True, False, True, True]])
     torch.manual_seed(0)

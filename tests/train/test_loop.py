@@ -42,6 +42,7 @@ def run(state: TrainState, config: LoopConfig = CONFIG, **changes):
 def test_it_learns_and_counts():
     state, records = new_state(), []
     run(state, hooks=[lambda _, record: records.append(record)])
+    assert all(0 < record.waited_s < record.seconds for record in records)
     assert (state.step, state.seen_scans, state.skipped_steps) == (6, 24, 0)
     assert records[-1].terms["loss"] < records[0].terms["loss"]
     assert [r.step for r in records] == [1, 2, 3, 4, 5, 6]

@@ -113,10 +113,27 @@ def test_both_objectives_are_in_the_run_and_logged(whole):
     assert rows[-1]["mae_loss"] < rows[0]["mae_loss"]
 
 
+def test_the_effective_rank_is_computed_for_written_lines_alone(store, tmp_path, monkeypatch):
+    asked, real = [], module.JointObjective.losses
+
+    def losses(self, views, fraction, *, with_rank):
+        asked.append(with_rank)
+        return real(self, views, fraction, with_rank=with_rank)
+
+    monkeypatch.setattr(module.JointObjective, "losses", losses)
+    record = {"metrics_every": 3, "panel_every": 0}
+    pretrain(recipe(steps=7, record=record), store, tmp_path / "run", threads=1)
+    rows = list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))
+    assert [row["step"] for row in rows] == [1, 3, 6]
+    assert all("effective_rank" in row for row in rows)
+    assert asked == [True, False, True, False, False, True, False]
+
+
 def test_speed_time_left_and_memory_are_in_the_metrics(whole):
     rows = list(read_jsonl(whole / "metrics.jsonl"))
     assert all(row["mfu"] > 0 and row["tflops"] > 0 for row in rows)
     assert rows[-1]["eta_s"] == 0 < rows[0]["eta_s"]
+    assert all(0 < row["wait_share"] < 1 for row in rows)
     assert 0.05 < rows[-1]["peak_memory_gib"] < 10
     event = next(iter(read_jsonl(whole / "events.jsonl")))
     assert (event["peak_from"], event["peak_tflops"] > 0) == ("measured", True)

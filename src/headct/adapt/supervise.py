@@ -153,6 +153,7 @@ def supervise(
     )
     loop = LoopConfig(config.steps, scans.seed, config.optim.clip_norm)
     module.live.train()
+    every = max(1, config.steps // LINES_OF_METRICS)
     with (
         StopRequest().listening() as stop,
         scans.batches(state.step, config.steps) as batches,
@@ -162,7 +163,7 @@ def supervise(
         tracker.advance(state.seen_scans)
         hooks: list[Hook] = [
             _follow(module, config.average_decay),
-            MetricsWriter(work / METRICS, max(1, config.steps // LINES_OF_METRICS)),
+            MetricsWriter(work / METRICS, lambda step: step == 1 or step % every == 0),
             show_progress(tracker),
             checkpointer,
         ]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class _Globals:
     n_views: int
     target_hu: Tensor
 
-    @property
+    @cached_property
     def visible(self) -> Tensor:
         """[n t_visible] patches that the student sees."""
         return self.of_visible(self.keep)
@@ -217,8 +218,7 @@ class JointObjective(nn.Module):
                 "mae and lat predict masked patches, and the views mask none",
                 remedy="give the views a mask ratio, or set the weights of mae and lat to 0",
             )
-        n_asked = max(1, round(self.config.mae.predicted_fraction * large.n_masked))
-        places = draw_masked(large.masked, n_asked)
+        places = draw_masked(large.masked, self.config.mae.n_asked(large.n_masked))
         asked = large.keep.gather(1, places)
         asked_mm = self.student.centres_mm(asked, large.hu.shape[1:], large.spacing_mm_zyx)
         hidden, own = self.decoder(student, asked_mm)

@@ -63,6 +63,10 @@ class MaeConfig(TermConfig):
     """Predict each patch less its mean and over its deviation, the better variant of published MAE.
     Ours does not: the level in HU is the finding."""
 
+    def n_asked(self, n_masked: int) -> int:
+        """How many of so many masked patches are predicted, at least one."""
+        return max(1, round(self.predicted_fraction * n_masked))
+
 
 class LatConfig(TermConfig):
     """L_lat: the teacher's features of masked patches."""

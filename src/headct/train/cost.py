@@ -45,7 +45,7 @@ class StepShape:
         """Masked patches of a large view that the decoder predicts."""
         if not self.terms & {"mae", "lat"}:
             return 0
-        return max(1, round(config.mae.predicted_fraction * self.n_masked))
+        return config.mae.n_asked(self.n_masked)
 
     def n_in_voxels(self, config: JointConfig) -> int:
         """Patches of a large view whose voxels the decoder predicts, masked and visible ones."""

@@ -18,15 +18,15 @@ Alarms = Callable[[Mapping[str, float]], list[str]]
 
 
 class MetricsWriter:
-    """Hook: a line of metrics.jsonl for the first step, every so many, and each not applied.
+    """Hook: a line of metrics.jsonl where it is due, and for each step that was not applied.
 
     A line has step, seen_scans, the terms and guards, what was scheduled, the gradient norm,
-    scans_per_s, wait_share (of the step's time, for scans and views) and what is measured besides.
-    A number that is not finite is written as null.
+    scans_per_s, wait_share (of the step's time, before its views were there or, on a GPU, launched)
+    and what is measured besides. A number that is not finite is written as null.
 
     Args:
         path: metrics.jsonl.
-        every: steps between lines.
+        due: whether a line is to be written after a step.
         alarms: metrics -> what is wrong, in words; each alarm is said once on stderr.
         sinks: trackers that get the same lines.
         measure: more numbers about a step; asked for only where a line is written.
@@ -36,20 +36,20 @@ class MetricsWriter:
     def __init__(
         self,
         path: Path,
-        every: int,
+        due: Callable[[int], bool],
         alarms: Alarms = lambda _: [],
         sinks: Sequence[Callable[[Mapping[str, Any]], None]] = (),
         measure: Callable[[StepRecord], Mapping[str, float]] = lambda _: {},
         found: Callable[[int], Mapping[str, float]] = lambda _: {},
     ) -> None:
-        self.path, self.every, self.alarms, self.sinks = path, every, alarms, sinks
+        self.path, self.due, self.alarms, self.sinks = path, due, alarms, sinks
         self.measure, self.found = measure, found
         self.said: set[str] = set()
 
     def __call__(self, state: TrainState, record: StepRecord) -> None:
         """Write where it is time."""
         found = self.found(record.step)
-        if record.applied and record.step > 1 and record.step % self.every and not found:
+        if record.applied and not self.due(record.step) and not found:
             return
         numbers = record.terms | record.scheduled | {"gradient_norm": record.gradient_norm}
         row: dict[str, Any] = {"step": record.step, "seen_scans": state.seen_scans}

@@ -49,7 +49,7 @@ class StepRecord:
         applied: False where the loss or the gradient was not finite.
         n_scans: scans of all ranks.
         seconds: wall time.
-        waited_s: of it, until the micro-batches were there.
+        waited_s: of it, before the micro-batches were there; on a GPU, before they were launched.
         batches: this rank's micro-batches.
     """
 

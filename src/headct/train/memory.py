@@ -19,7 +19,7 @@ CONTEXT_BYTES = GIB
 """Of CUDA itself, its libraries' workspaces and what the allocator cannot use."""
 HEADROOM = 1.05
 """The estimate is held against the free memory with this factor."""
-VIEW_COPIES = 4
+VIEW_COPIES = 5
 """Copies of the large views while they are augmented."""
 BATCHES_ALIVE = 2
 """Views of the step, and those that are made meanwhile."""

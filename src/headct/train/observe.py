@@ -71,7 +71,7 @@ class Observed:
             if self.runtime.is_main:
                 metrics = MetricsWriter(
                     self.folder / "metrics.jsonl",
-                    record.metrics_every,
+                    record.writes,
                     alarms,
                     stack.enter_context(open_trackers(self.trackers, self.folder, recipe)),
                     Speedometer(recipe, self.runtime, self.peak, first_step),

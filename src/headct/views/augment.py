@@ -14,7 +14,17 @@ from torch import Tensor
 
 from headct.config import Config
 from headct.views.cut import Placement, apply_axes
-from headct.views.draws import Drawn, Draws, chance, chosen, normal, sent, touched, uniform
+from headct.views.draws import (
+    Drawn,
+    Draws,
+    chance,
+    chosen,
+    normal,
+    numbers_on,
+    sent,
+    touched,
+    uniform,
+)
 from headct.views.metal import MetalStreaks
 from headct.views.noise import SKULL_BASE_MM, Noise
 from headct.views.spread import Kernel, SliceThickness
@@ -121,7 +131,7 @@ class MotionGhost(Config):
                     zip(hu.shape[2:], at.spacing_mm_zyx[1:], strict=True)
                 )
             ]
-            share, there = sent(weight[rows], hu.device), _numbers(rows, hu.device)
+            share, there = sent(weight[rows], hu.device), numbers_on(hu.device, rows)
             hu[there] = hu[there].lerp_(apply_axes(hu[there], [None, *shifts]), share)
         return hu
 
@@ -144,7 +154,7 @@ class Erase(Config):
             for n, mm in zip(hu.shape[1:], at.spacing_mm_zyx, strict=True)
         ]
         for rows in chosen(drawn["erase"], hu.device):
-            there = _numbers(rows, hu.device)
+            there = numbers_on(hu.device, rows)
             solid = (hu[there] > -500).to(torch.float32)
             around = apply_axes(solid, [box.expand(len(solid), -1, -1) for box in boxes])
             thin = around.lt(0.4).logical_and_(_radius_squared(at, rows, hu.device) > 0.8)
@@ -196,11 +206,6 @@ class AugmentConfig(Config):
 
 def _column(values: Tensor, device: torch.device) -> Tensor:
     return sent(values[:, None, None, None], device)
-
-
-def _numbers(rows: slice | Tensor, device: torch.device) -> slice | Tensor:
-    """Where `chosen` rows are in a tensor on a device."""
-    return sent(rows, device) if isinstance(rows, Tensor) else rows
 
 
 def _radius_squared(at: Placement, rows: slice | Tensor, device: torch.device) -> Tensor:

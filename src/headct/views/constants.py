@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def constant(
     return _made(tuple(values), device, dtype)
 
 
-@lru_cache(maxsize=256)
+@cache
 def _made(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # gradients may flow past it later
         return torch.tensor(values, dtype=dtype, device=device)

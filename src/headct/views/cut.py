@@ -87,10 +87,10 @@ class Placement:
         centre = ((self.centre_voxel + 0.5) * (2.0 / size) - 1.0).flip(1).view(n_scans, -1, 3)
         offsets = [torch.arange(n) - (n - 1) / 2 for n in self.shape_zyx]
         z, y, x = (
-            sent(axes[..., axis].mT[..., None] * offset, device)  # [b 3 v n]
+            sent(axes[..., axis].mT.contiguous()[..., None] * offset, device)  # [b 3 v n]
             for axis, offset in enumerate(offsets)
         )
-        along_z = sent(centre.mT, device)[..., None] + z
+        along_z = sent(centre.mT.contiguous(), device)[..., None] + z
         grid = along_z[..., None, None] + y[:, :, :, None, :, None] + x[:, :, :, None, None]
         return grid.flatten(2, 3).permute(0, 2, 3, 4, 1)
 
@@ -141,9 +141,10 @@ def cut(scans: Tensor, placement: Placement, spread: Sequence[Tensor | None], pa
     grid = placement.sampling_grid(len(scans), scans.device)
     views = F.grid_sample(above_air[:, None], grid, align_corners=False).add_(AIR_HU)
     views = views.view(-1, *placement.shape_zyx)
+    del grid, above_air  # larger than the views
     if all(psf is None for psf in spread):
         return views
-    # in float16 the point spread takes a third of the time; it rounds brain by 0.02 HU
+    # a third of the time in float16, which rounds brain by 0.02 HU, bone by 0.5, metal by 1
     halves = [None if psf is None else psf.half() for psf in spread]
     return apply_axes(views.half(), halves).float()
 

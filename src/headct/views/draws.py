@@ -21,6 +21,9 @@ Drawn = dict[str, NDArray[np.float32]]
 UNIFORM_AT_ONCE, NORMAL_AT_ONCE = 256, 64
 """Numbers that a generator is asked for at a time; they decide what is drawn."""
 
+STAGED_BYTES = 2**16
+"""CUDA copies more than this at once from pinned memory only."""
+
 
 def generator(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:
     """The generator for one purpose at one place, e.g. (epoch, position) or (step,)."""
@@ -39,7 +42,6 @@ class Draws:
     """
 
     def __init__(self, generators: Sequence[np.random.Generator]) -> None:
-        self.generators = generators
         self._uniform = _Pool([g.random for g in generators], UNIFORM_AT_ONCE)
         self._normal = _Pool([g.standard_normal for g in generators], NORMAL_AT_ONCE)
 
@@ -63,7 +65,7 @@ class _Pool:
 
     def take(self, shape: Sequence[int]) -> NDArray[np.float32]:
         n = math.prod(shape)
-        while (missing := n - self.left.shape[1]) > 0:
+        if (missing := n - self.left.shape[1]) > 0:
             drawn = [draw(max(missing, self.at_once), np.float32) for draw in self.draw]
             self.left = np.concatenate([self.left, np.stack(drawn)], axis=1)
         taken, self.left = self.left[:, :n], self.left[:, n:]
@@ -90,6 +92,8 @@ def chance(rng: Draws, probability: float, n: int) -> NDArray[np.float32]:
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """Drawn values on a device, without waiting for it."""
+    if device.type == "cuda" and values.nbytes > STAGED_BYTES:
+        values = values.pin_memory()
     return values.to(device, non_blocking=True)
 
 
@@ -113,9 +117,14 @@ def touched(amount: Tensor, device: torch.device) -> list[slice]:
 def chosen(amount: Tensor, device: torch.device) -> list[slice] | list[Tensor]:
     """As `touched` where the others are not to be computed at all: a GPU takes these by number.
 
-    The numbers are on the CPU, `sent` brings them to the views.
+    The numbers are on the CPU, as what was drawn; `numbers_on` finds their views.
     """
     if one_by_one(device):
         return touched(amount, device)
     rows = amount.nonzero()[:, 0]
     return [rows] if len(rows) else []
+
+
+def numbers_on(device: torch.device, rows: slice | Tensor) -> slice | Tensor:
+    """`chosen` rows as an index of views on a device."""
+    return sent(rows, device) if isinstance(rows, Tensor) else rows

@@ -91,8 +91,9 @@ def draw_mask(keep: Tensor, grid_zyx: Shape, drawn: dict[str, Tensor], n_masked:
         [n t] bool, True = removed; every row has `n_masked` of them.
     """
     names = ("mask_score", "mask_block", "mask_centre", "mask_stretch")
+    drawn = drawn | {"mask_score": drawn["mask_score"][:, : keep.shape[1]]}
     drawn = {name: sent(drawn[name], keep.device) for name in names}
-    score = drawn["mask_score"][:, : keep.shape[1]]
+    score = drawn["mask_score"]
     block = drawn["mask_block"][:, None] > 0
     rank = torch.where(block, _block_distance(keep, grid_zyx, drawn) + 1e-3 * score, score)
     removed = rank.topk(n_masked, dim=1).indices

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headct.config import Config
 from headct.views.cut import Placement
-from headct.views.draws import Drawn, Draws, chance, chosen, sent, uniform
+from headct.views.draws import Drawn, Draws, chance, chosen, numbers_on, sent, uniform
 from headct.volume.volume import MAX_HU
 
 
@@ -40,7 +40,7 @@ class MetalStreaks(Config):
             "metal_reach_mm": uniform(rng, *self.reach_mm, n),
             "metal_height_mm": uniform(rng, *self.height_mm, n),
             "metal_radius_mm": uniform(rng, *self.radius_mm, n),
-            "metal_rays": np.floor(uniform(rng, low, high + 1, n)),
+            "metal_rays": np.minimum(np.floor(uniform(rng, low, high + 1, n)), np.float32(high)),
             "metal_angle": uniform(rng, 0.0, 2 * np.pi, n),
             "metal_place": uniform(rng, -1.0, 1.0, (n, 3)) * reach,
         }
@@ -48,7 +48,11 @@ class MetalStreaks(Config):
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Add rays that turn from bright to dark around the metal, and the metal itself."""
         for rows in chosen(drawn["metal_hu"], hu.device):
-            mine = {name: sent(values[rows], hu.device) for name, values in drawn.items()}
+            mine = {
+                name: sent(values[rows], hu.device)
+                for name, values in drawn.items()
+                if name.startswith("metal_")
+            }
             z, y, x = (
                 sent(at.axis_mm(axis)[rows], hu.device) - mine["metal_place"][:, axis, None]
                 for axis in range(3)
@@ -61,7 +65,7 @@ class MetalStreaks(Config):
             rays = rays * torch.exp(-distance / _each(mine["metal_reach_mm"]))
             slices = torch.exp(-((z / _each(mine["metal_height_mm"])) ** 2))
             inside = z**2 + distance**2 < _each(mine["metal_radius_mm"]) ** 2
-            there = sent(rows, hu.device) if isinstance(rows, Tensor) else rows
+            there = numbers_on(hu.device, rows)
             streaked = hu[there] + _each(mine["metal_hu"]) * slices * rays
             hu[there] = streaked.masked_fill_(inside, MAX_HU)
         return hu

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headct.config import Config
-from headct.views.draws import Drawn, Draws, chance, sent, uniform
+from headct.views.draws import Drawn, Draws, chance, one_by_one, sent, uniform
 
 
 class Kernel(Config):
@@ -30,7 +30,7 @@ class Kernel(Config):
         self, drawn: dict[str, Tensor], size: int, spacing_mm: float, device: torch.device
     ) -> Tensor | None:
         """[n size size] I + amount (I - G) along one in-plane axis; None where no view has it."""
-        if not drawn["kernel_amount"].any():
+        if not drawn["kernel_amount"].any() and (self.probability == 0 or one_by_one(device)):
             return None
         voxel = torch.arange(size)
         fall = torch.exp(-0.5 * (voxel * spacing_mm / drawn["kernel_sigma_mm"][:, None]) ** 2)
@@ -58,7 +58,7 @@ class SliceThickness(Config):
     ) -> Tensor | None:
         """[n size size] along z; the identity where slices are thinner than voxels."""
         thick = drawn["slice_mm"] > spacing_mm
-        if not thick.any():
+        if not thick.any() and (self.probability == 0 or one_by_one(device)):
             return None
         thickness = drawn["slice_mm"].clamp(min=spacing_mm)[:, None]
         n_slices = int(size * spacing_mm / max(self.thickness_mm[0], spacing_mm)) + 2

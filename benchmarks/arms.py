@@ -1,0 +1,73 @@
+"""The pretrainings that `recipe.py` holds side by side: ours, its terms, and FM-CT's recipes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ONE = "views.crop.n_global=1"  # L_cls alone compares two large crops of a scan
+NO_LAT, NO_CLS = "objective.lat.weight=0", "objective.cls={weight=0}"
+LAT = ("objective.lat.weight=0.5", "objective.lat.ramp=[0.1,0.3]")
+CLS = ("objective.cls.weight=0.5", "objective.cls.ramp=[0.1,0.3]")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A pretraining: a recipe and changes to it."""
+
+    recipe: str
+    set: tuple[str, ...] = ()
+
+
+def _faithful(encoder: str, grid: tuple[int, int, int], width: int, heads: int) -> tuple[str, ...]:
+    n = grid[0] * grid[1] * grid[2]
+    decoder = (f"objective.decoder.width={width}", f"objective.decoder.heads={heads}")
+    return (
+        *(f"encoder.preset={encoder}", f"encoder.n_tokens={n}"),
+        *(f"encoder.position_grid_zyx={list(grid)}", *decoder),
+    )
+
+
+@dataclass(frozen=True)
+class Size:
+    """Grid and length of all pretrainings of a matrix."""
+
+    grid: str
+    n_pool: int
+    batch: int
+    budget_s: float
+    arms: dict[str, Arm]
+
+
+DEMO_FMCT = _faithful("demo", (6, 8, 6), 192, 3)
+SMALL_FMCT = _faithful("small", (12, 15, 12), 384, 6)
+SIZES = {
+    "tiny": Size(
+        grid="demo",
+        n_pool=4000,
+        batch=16,
+        budget_s=120,
+        arms={
+            "ours": Arm("demo", (ONE, NO_LAT, NO_CLS)),
+            "with-lat": Arm("demo", (ONE, *LAT, NO_CLS)),
+            "with-cls": Arm("demo", (NO_LAT, *CLS)),
+            "joint": Arm("demo", (*LAT, *CLS)),
+            "fmct-dino": Arm("fmct-dino", (*DEMO_FMCT, "objective.cls.centring.n_prototypes=1024")),
+            "fmct-mae": Arm("fmct-mae", (*DEMO_FMCT, "optim.lr=1e-3")),
+        },
+    ),
+    "small": Size(
+        grid="small",
+        n_pool=20_000,
+        batch=64,
+        budget_s=300,
+        arms={
+            "ours": Arm("small"),
+            "pix-alone": Arm("small", (NO_LAT, NO_CLS)),
+            "fmct-dino": Arm("fmct-dino", (*SMALL_FMCT,)),
+            "fmct-mae": Arm("fmct-mae", (*SMALL_FMCT, "optim.lr=1e-3")),
+        },
+    ),
+}
+
+
+NUMBERS = ("n_pool", "batch", "budget_s")
