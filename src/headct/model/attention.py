@@ -53,10 +53,10 @@ def on_cpu(x: Tensor) -> bool:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k' / sqrt(e)) v, by whichever kernel is the faster one here; all [b h t e]."""
     learning = torch.is_grad_enabled() and q.requires_grad
-    if learning and q.dtype == torch.bfloat16 and on_cpu(q):
-        if q.shape[-2] < RECOMPUTED_FROM_TOKENS:
-            return attention_weights(q, k) @ v
-        return RecomputedAttention.apply(q, k, v)  # type: ignore[no-any-return, no-untyped-call]
+    if learning and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        if q.shape[-2] >= RECOMPUTED_FROM_TOKENS and on_cpu(q):
+            return RecomputedAttention.apply(q, k, v)  # type: ignore[no-any-return, no-untyped-call]
+        return attention_weights(q, k) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -76,15 +76,15 @@ class RotatedHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, rotation: Tensor | None) -> tuple[Tensor, ...]:
         """[b t 3 h e] and rotations [b t 1 1 e/2 2] -> three [b h t e], the first two rotated."""
-        b, t, _, h, e = qkv.shape
-        ctx.save_for_backward(rotation)
-        heads = qkv.new_empty(3, b, h, t, e)
-        to_fill = heads.permute(1, 3, 0, 2, 4)  # [b t 3 h e]
+        parts = qkv.permute(2, 0, 3, 1, 4)  # [3 b h t e]
+        heads = torch.empty_like(parts, memory_format=torch.contiguous_format)
         if rotation is None:
-            to_fill.copy_(qkv)
+            heads.copy_(parts)
         else:
-            to_fill[:, :, :2] = turned(qkv[:, :, :2], rotation)
-            to_fill[:, :, 2] = qkv[:, :, 2]
+            rotation = rotation.transpose(1, 3)[:, 0]  # [b 1 t e/2 2]
+            heads[:2] = turned(parts[:2], rotation)
+            heads[2] = parts[2]
+        ctx.save_for_backward(rotation)
         return heads.unbind()
 
     @staticmethod
@@ -94,12 +94,12 @@ class RotatedHeads(torch.autograd.Function):
         b, h, t, e = grads[0].shape
         of_qkv = grads[0].new_empty(b, t, 3, h, e)
         if rotation is not None:
-            cosine, sine = rotation[:, :, 0].unbind(-1)
+            cosine, sine = rotation.unbind(-1)
             rotation = torch.stack([cosine, -sine], dim=-1)
         for part, grad in enumerate(grads):
-            grad = grad.transpose(1, 2)
             is_turned = rotation is not None and part < 2
-            of_qkv[:, :, part] = turned(grad, rotation) if is_turned else grad
+            grad = turned(grad, rotation) if is_turned else grad
+            of_qkv[:, :, part] = grad.transpose(1, 2)
         return of_qkv, None
 
 

@@ -81,7 +81,8 @@ def turned(vectors: Tensor, rotation: Tensor) -> Tensor:
     On a CPU one complex product is 2-4x faster than the usual cosine and sine halves; elsewhere
     compilers fuse real products, and know no complex ones.
     """
-    pairs = torch.unflatten(vectors.to(rotation.dtype).contiguous(), -1, (-1, 2))
+    widened = vectors.to(rotation.dtype, memory_format=torch.contiguous_format)
+    pairs = torch.unflatten(widened, -1, (-1, 2))
     is_eager_cpu = vectors.device.type == "cpu" and not torch.compiler.is_compiling()
     turn = turn_complex if is_eager_cpu else turn_real
     return turn(pairs, rotation).flatten(-2)

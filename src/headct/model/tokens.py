@@ -5,6 +5,7 @@ Patches are numbered over the patch grid in array order: index = (z * grid_y + y
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -86,19 +87,27 @@ def gather_patches(
     """
     has_channels = volume.ndim == 5
     volume = volume if has_channels else volume[:, None]
-    n = volume.shape[0]
+    n, c = volume.shape[:2]
     grid = grid_shape(volume.shape[2:], patch_zyx)
-    blocks = _padded(volume, grid, patch_zyx, outside)
-    for axis, size in zip((2, 4, 6), patch_zyx, strict=True):
-        blocks = torch.unflatten(blocks, axis, (-1, size))
-    blocks = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7)  # [b gz gy gx c pz py px], a view
     if keep is None:
-        patches = blocks.flatten(1, 3)
-    else:
-        row = torch.arange(n, device=keep.device)[:, None]
-        patches = blocks[(row, *unravel(keep, grid))]
-    patches = patches.flatten(3)  # [b t c v]
+        keep = torch.arange(math.prod(grid), device=volume.device).expand(n, -1)
+    rows = _padded(volume, grid, patch_zyx, outside).reshape(-1, patch_zyx[2])
+    at = _rows_of_patches(keep, c, grid, patch_zyx)  # [b t c pz*py]
+    patches = rows.index_select(0, at.flatten()).view(*at.shape[:3], -1)  # [b t c v]
     return patches if has_channels else patches[:, :, 0]
+
+
+def _rows_of_patches(keep: Tensor, n_channels: int, grid: ZyxInt, patch: ZyxInt) -> Tensor:
+    """Numbers [b t c pz*py] of rows of one patch's length along x, over volumes [b c z y x]."""
+    n, device = keep.shape[0], keep.device
+    per_slice = grid[1] * patch[1] * grid[2]
+    z, y, x = unravel(keep, grid)
+    first = z * patch[0] * per_slice + y * patch[1] * grid[2] + x  # [b t]
+    slices = per_slice * torch.arange(patch[0], device=device)
+    within = slices[:, None] + grid[2] * torch.arange(patch[1], device=device)  # [pz py]
+    volume = torch.arange(n * n_channels, device=device).view(n, 1, n_channels)
+    start = volume * (grid[0] * patch[0] * per_slice) + first[:, :, None]  # [b t c]
+    return start[..., None] + within.flatten()
 
 
 def _padded(volume: Tensor, grid: ZyxInt, patch: ZyxInt, outside: float) -> Tensor:
