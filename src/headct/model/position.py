@@ -81,7 +81,7 @@ def turned(vectors: Tensor, rotation: Tensor) -> Tensor:
     On a CPU one complex product is 2-4x faster than the usual cosine and sine halves; elsewhere
     compilers fuse real products, and know no complex ones.
     """
-    widened = vectors.to(rotation.dtype, memory_format=torch.contiguous_format)
+    widened = vectors.to(rotation.dtype, memory_format=torch.contiguous_format).contiguous()
     pairs = torch.unflatten(widened, -1, (-1, 2))
     is_eager_cpu = vectors.device.type == "cpu" and not torch.compiler.is_compiling()
     turn = turn_complex if is_eager_cpu else turn_real
