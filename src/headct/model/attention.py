@@ -121,16 +121,17 @@ class RecomputedAttention(torch.autograd.Function):
         p (g v' - sum over keys of p g v').
         """
         q, k, v = (x.flatten(0, 1) for x in ctx.saved_tensors)  # [b*h t e]
+        scale = q.shape[-1] ** -0.5
+        q = q * scale
         grad, shape = grad.reshape(q.shape), grad.shape
         of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         n_at_a_time = max(1, CHUNK_BYTES // (q.shape[1] ** 2 * q.element_size()))
         for start in range(0, len(q), n_at_a_time):
             at = slice(start, start + n_at_a_time)
-            p = attention_weights(q[at], k[at])
+            p = torch.softmax(q[at] @ k[at].mT, dim=-1)
             torch.bmm(p.mT, grad[at], out=of_v[at])
             of_p = grad[at] @ v[at].mT
             of_products = torch._softmax_backward_data(of_p, p, -1, p.dtype)
-            of_products *= q.shape[-1] ** -0.5
             torch.bmm(of_products, k[at], out=of_q[at])
             torch.bmm(of_products.mT, q[at], out=of_k[at])
-        return of_q.view(shape), of_k.view(shape), of_v.view(shape)
+        return (of_q * scale).view(shape), of_k.view(shape), of_v.view(shape)
