@@ -7,7 +7,7 @@ from dataclasses import dataclass
 ONE = "views.crop.n_global=1"  # L_cls alone compares two large crops of a scan
 NO_LAT, NO_CLS = "objective.lat.weight=0", "objective.cls={weight=0}"
 LAT = ("objective.lat.weight=0.5", "objective.lat.ramp=[0.1,0.3]")
-CLS = ("objective.cls.weight=0.5", "objective.cls.ramp=[0.1,0.3]")
+CLS = ("objective.cls.weight=0.01", "objective.cls.ramp=[0.1,0.3]")
 
 
 @dataclass(frozen=True)
