@@ -38,6 +38,8 @@ class Size:
     arms: dict[str, Arm]
 
 
+NUMBERS = ("n_pool", "batch", "budget_s")
+"""What of a size a call may change."""
 DEMO_FMCT = _faithful("demo", (6, 8, 6), 192, 3)
 SMALL_FMCT = _faithful("small", (12, 15, 12), 384, 6)
 # a run of a hundred steps: at the recipe's momentum of 0.996 the teacher would stay where it began
@@ -70,6 +72,3 @@ SIZES = {
         },
     ),
 }
-
-
-NUMBERS = ("n_pool", "batch", "budget_s")

@@ -14,7 +14,7 @@ import json
 from typing import Any
 
 import torch
-from pretraining import Machine, this_machine
+from pretraining import Machine, countable, this_machine
 from torch.utils.flop_counter import FlopCounterMode
 
 from headct.model.architecture import ENCODERS
@@ -46,7 +46,7 @@ def token_costs(encoder: str, machine: Machine, compiled: bool) -> list[dict[str
             (out.cls.float().mean() + out.patches.float().mean()).backward()
             model.zero_grad(set_to_none=True)
 
-        with FlopCounterMode(display=False) as counter:
+        with countable(machine), FlopCounterMode(display=False) as counter:
             once()
         once()
         started = machine.clock()

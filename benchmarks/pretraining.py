@@ -21,7 +21,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,12 +210,15 @@ class Bench:
         total = 0
         for number in range(1, steps + 1):
             views = self.views(number)
-            # the counter does not know the fused attention of a CPU
-            plain = nullcontext() if self.machine.is_gpu else sdpa_kernel(SDPBackend.MATH)
-            with plain, FlopCounterMode(display=False) as counter:
+            with countable(self.machine), FlopCounterMode(display=False) as counter:
                 self.learn(views)
             total += counter.get_total_flops()
         return total / steps / self.recipe.batch
+
+
+def countable(machine: Machine) -> AbstractContextManager[object]:
+    """Attention by plain products on a CPU, whose fused kernel torch's counter does not know."""
+    return nullcontext() if machine.is_gpu else sdpa_kernel(SDPBackend.MATH)
 
 
 def measure(bench: Bench, steps: int, compiled: bool) -> dict[str, Any]:

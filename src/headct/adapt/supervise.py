@@ -22,6 +22,7 @@ from headct.train.checkpoint import Identity, latest_checkpoint, restore
 from headct.train.hooks import MetricsWriter, show_progress, trim_steps
 from headct.train.loop import Hook, LoopConfig, StepRecord, TrainState, fit
 from headct.train.optim import OptimConfig, make_optimizer
+from headct.train.recipe import RecordConfig
 from headct.train.runtime import Precision, Runtime, StopRequest
 from headct.train.saving import Checkpointer
 from headct.views.batch import ViewsConfig
@@ -153,7 +154,7 @@ def supervise(
     )
     loop = LoopConfig(config.steps, scans.seed, config.optim.clip_norm)
     module.live.train()
-    every = max(1, config.steps // LINES_OF_METRICS)
+    record = RecordConfig(metrics_every=max(1, config.steps // LINES_OF_METRICS))
     with (
         StopRequest().listening() as stop,
         scans.batches(state.step, config.steps) as batches,
@@ -163,7 +164,7 @@ def supervise(
         tracker.advance(state.seen_scans)
         hooks: list[Hook] = [
             _follow(module, config.average_decay),
-            MetricsWriter(work / METRICS, lambda step: step == 1 or step % every == 0),
+            MetricsWriter(work / METRICS, record.writes),
             show_progress(tracker),
             checkpointer,
         ]

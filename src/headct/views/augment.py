@@ -19,6 +19,7 @@ from headct.views.draws import (
     Draws,
     chance,
     chosen,
+    column,
     normal,
     numbers_on,
     sent,
@@ -205,7 +206,7 @@ class AugmentConfig(Config):
 
 
 def _column(values: Tensor, device: torch.device) -> Tensor:
-    return sent(values[:, None, None, None], device)
+    return sent(column(values), device)
 
 
 def _radius_squared(at: Placement, rows: slice | Tensor, device: torch.device) -> Tensor:

@@ -97,6 +97,11 @@ def sent(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=True)
 
 
+def column(values: Tensor) -> Tensor:
+    """One value for each view: [n] -> [n 1 1 1]."""
+    return values[:, None, None, None]
+
+
 def one_by_one(device: torch.device) -> bool:
     """Whether views are made one after another there: a CPU has each in its cache."""
     return device.type == "cpu"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headct.config import Config
 from headct.views.cut import Placement
-from headct.views.draws import Drawn, Draws, chance, chosen, numbers_on, sent, uniform
+from headct.views.draws import Drawn, Draws, chance, chosen, column, numbers_on, sent, uniform
 from headct.volume.volume import MAX_HU
 
 
@@ -60,16 +60,12 @@ class MetalStreaks(Config):
             z, y, x = z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]
             distance = torch.hypot(y, x)
             rays = torch.cos(
-                _each(mine["metal_rays"]) * torch.atan2(y, x) + _each(mine["metal_angle"])
+                column(mine["metal_rays"]) * torch.atan2(y, x) + column(mine["metal_angle"])
             )
-            rays = rays * torch.exp(-distance / _each(mine["metal_reach_mm"]))
-            slices = torch.exp(-((z / _each(mine["metal_height_mm"])) ** 2))
-            inside = z**2 + distance**2 < _each(mine["metal_radius_mm"]) ** 2
+            rays = rays * torch.exp(-distance / column(mine["metal_reach_mm"]))
+            slices = torch.exp(-((z / column(mine["metal_height_mm"])) ** 2))
+            inside = z**2 + distance**2 < column(mine["metal_radius_mm"]) ** 2
             there = numbers_on(hu.device, rows)
-            streaked = hu[there] + _each(mine["metal_hu"]) * slices * rays
+            streaked = hu[there] + column(mine["metal_hu"]) * slices * rays
             hu[there] = streaked.masked_fill_(inside, MAX_HU)
         return hu
-
-
-def _each(values: Tensor) -> Tensor:
-    return values[:, None, None, None]
