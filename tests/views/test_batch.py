@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from headct.errors import UsageError
 from headct.views.augment import AugmentConfig
@@ -119,6 +120,20 @@ def test_a_view_on_a_gpu_does_not_depend_on_its_batch(grid, heads, monkeypatch):
         torch.testing.assert_close(alone[0], together[i], atol=0.02, rtol=0)
 
 
+class Copies(TorchDispatchMode):
+    """Remembers how many numbers each copy had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.aten.clone.default:
+            self.sizes.append(out.numel())
+        return out
+
+
 def test_the_sampling_grid_is_written_row_by_row():
     at = place_globals(
         {
@@ -132,9 +147,11 @@ def test_the_sampling_grid_is_written_row_by_row():
         (16, 24, 16),
         (8.0, 8.0, 8.0),
     )
-    written = at.sampling_grid(3, torch.device("cpu")).permute(0, 4, 1, 2, 3)
-    assert written.shape == (3, 3, 16, 12, 8)
-    assert written.is_contiguous()
+    with Copies() as copies:
+        grid = at.sampling_grid(3, torch.device("cpu"))
+    assert grid.shape == (3, 16, 12, 8, 3)
+    assert grid.permute(0, 4, 1, 2, 3).is_contiguous()
+    assert max(copies.sizes) < grid.numel()  # only what is small is laid out anew
 
 
 def test_views_leave_the_threads_of_torch_to_the_step(grid, heads):
