@@ -87,7 +87,7 @@ class Placement:
         centre = ((self.centre_voxel + 0.5) * (2.0 / size) - 1.0).flip(1).view(n_scans, -1, 3)
         offsets = [torch.arange(n) - (n - 1) / 2 for n in self.shape_zyx]
         z, y, x = (
-            sent(axes[..., axis].mT.contiguous()[..., None] * offset, device)  # [b 3 v n]
+            sent(axes[..., axis].mT[..., None] * offset, device)  # [b 3 v n]
             for axis, offset in enumerate(offsets)
         )
         along_z = sent(centre.mT.contiguous(), device)[..., None] + z
