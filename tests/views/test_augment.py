@@ -12,7 +12,7 @@ from headct.views.augment import (
 )
 from headct.views.cut import Placement, apply_axes
 from headct.views.draws import Draws, generator
-from headct.views.noise import Noise, cut_from
+from headct.views.noise import Noise, box, boxes
 from headct.views.spread import Kernel, SliceThickness
 
 GRID, SPACING = (24, 32, 24), (4.0, 4.0, 4.0)
@@ -30,6 +30,11 @@ def at(n: int) -> Placement:
     )
 
 
+OFF = {"gain": {"gain_sd": 0, "offset_sd_hu": 0}} | {
+    name: {"probability": 0} for name in AugmentConfig.model_fields if name != "gain"
+}
+
+
 def draw(augmentation, n: int) -> dict[str, torch.Tensor]:
     values = augmentation.draw(Draws([generator(0, "views", 0, 0)]), n)
     return {name: torch.from_numpy(value) for name, value in values.items()}
@@ -39,9 +44,21 @@ def water(n: int) -> torch.Tensor:
     return torch.zeros(n, *GRID)
 
 
+def applied(augmentation, hu: torch.Tensor, drawn: dict[str, torch.Tensor]) -> torch.Tensor:
+    """One augmentation and no other, in place."""
+    (name,) = (
+        name
+        for name, field in AugmentConfig.model_fields.items()
+        if field.annotation is type(augmentation)
+    )
+    config = AugmentConfig.model_validate(OFF | {name: augmentation})
+    bank = config.noise.bank(GRID, SPACING)
+    return config.apply(hu, draw(config, len(hu)) | drawn, at(len(hu)), bank)
+
+
 def test_gain_and_offset_are_calibration_errors():
     drawn = draw(Gain(), 500)
-    hu = Gain().apply(torch.full((500, 1, 1, 1), 100.0), drawn)
+    hu = applied(Gain(), torch.full((500, 1, 1, 1), 100.0).expand(-1, *GRID).clone(), drawn)
     torch.testing.assert_close(hu[:, 0, 0, 0], 100 * drawn["gain"] + drawn["offset_hu"])
     assert drawn["gain"].std() == pytest.approx(0.03, rel=0.15)
     assert drawn["offset_hu"].std() == pytest.approx(3.0, rel=0.15)
@@ -53,37 +70,43 @@ def test_probability_decides_how_many_views():
     assert drawn["noise_sd_hu"].abs().max() <= 8
 
 
-@pytest.mark.parametrize("augmentation", [Cupping(), SkullBase(probability=0.6), Noise()])
+@pytest.mark.parametrize("augmentation", [Gain(), Cupping(), SkullBase(probability=0.6), Noise()])
 def test_all_views_at_once_are_the_views_one_by_one(augmentation, monkeypatch):
     drawn = draw(augmentation, 6)
-    more = [augmentation.bank(GRID, SPACING)] if isinstance(augmentation, Noise) else []
-    one_by_one = augmentation.apply(water(6), drawn, at(6), *more)
-    for module in ("augment", "noise"):  # as on a GPU
-        monkeypatch.setattr(f"headct.views.{module}.touched", lambda *_: [slice(None)])
-    at_once = augmentation.apply(water(6), drawn, at(6), *more)
-    assert one_by_one.any()
+    hu = 1000 * torch.rand(6, *GRID, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("headct.views.response._VOXELS_AT_ONCE", 5 * 32 * 24)  # 24 = 5 x 5 - 1
+    one_by_one = applied(augmentation, hu.clone(), drawn)
+    monkeypatch.setattr("headct.views.response.one_by_one", lambda _: False)  # as on a GPU
+    at_once = applied(augmentation, hu.clone(), drawn)
+    assert not torch.equal(one_by_one, hu)
     torch.testing.assert_close(at_once, one_by_one)
+
+
+def test_nothing_is_below_air():
+    strong = {"noise_sd_hu": torch.tensor([8.0])}
+    assert applied(Noise(), water(1) - 1020, strong).min() == -1024
 
 
 def test_boxes_of_the_bank_are_its_slices():
     bank = torch.arange(2 * 4 * 5 * 6.0).view(2, 4, 5, 6)
-    start = torch.tensor([[1, 0, 2], [0, 3, 1]])
-    boxes = cut_from(bank, torch.tensor([1, 0]), start, (3, 2, 4))
-    torch.testing.assert_close(boxes[0], bank[1, 1:4, 0:2, 2:6])
-    torch.testing.assert_close(boxes[1], bank[0, 0:3, 3:5, 1:5])
+    first = bank[[1, 0], [1, 0], [0, 3], [2, 2]].long()  # the bank counts its voxels
+    expected = torch.stack([bank[1, 1:4, 0:2, 2:6], bank[0, 0:3, 3:5, 2:6]])
+    assert torch.equal(boxes(bank, first, (3, 2, 4)), expected)
+    for place, one in zip(first.tolist(), expected, strict=True):
+        assert torch.equal(box(bank, place, (3, 2, 4)), one)
 
 
-@pytest.mark.parametrize("name", sorted(AugmentConfig.model_fields))
-def test_switched_off_nothing_changes(name):
-    off = (
-        {"gain": {"gain_sd": 0, "offset_sd_hu": 0}}
-        if name == "gain"
-        else {name: {"probability": 0}}
-    )
-    everything_else = {
-        other: {"probability": 0} for other in AugmentConfig.model_fields if other != "gain"
-    } | {"gain": {"gain_sd": 0, "offset_sd_hu": 0}}
-    config = AugmentConfig.model_validate(everything_else | off)
+def test_noise_lies_within_the_bank():
+    bank = torch.zeros(2, 36, 48, 36)
+    ends = torch.tensor([0.0, 1.0])
+    drawn = {"noise_smooth": ends, "noise_place": ends[:, None].expand(2, 3)}
+    first = Noise().first(drawn, at(2), bank)
+    last = np.ravel_multi_index((1, 12, 16, 12), bank.shape)
+    assert first.tolist() == [0, last]
+
+
+def test_switched_off_nothing_changes():
+    config = AugmentConfig.model_validate(OFF)
     drawn, hu = draw(config, 4), torch.randn(4, *GRID)
     assert config.spread(drawn, at(4), CPU) == [None, None, None]
     bank = config.noise.bank(GRID, SPACING)
@@ -124,7 +147,7 @@ def test_slices_thinner_than_voxels_do_nothing():
 
 def test_cupping_is_a_parabola_in_the_plane():
     drawn = {"cupping_hu": torch.tensor([6.0, 0.0])}
-    hu = Cupping().apply(water(2), drawn, at(2))
+    hu = applied(Cupping(), water(2), drawn)
     assert (hu[1] == 0).all()
     assert torch.equal(hu[0, 0], hu[0, 20])
     r = torch.tensor(10.0) / 75.0
@@ -135,7 +158,7 @@ def test_cupping_is_a_parabola_in_the_plane():
 
 def test_the_band_lies_at_the_skull_base_and_the_midline():
     drawn = {"band_hu": torch.tensor([-10.0]), "band_below_top_mm": torch.tensor([70.0])}
-    hu = SkullBase().apply(water(1), drawn, at(1))[0]
+    hu = applied(SkullBase(), water(1), drawn)[0]
     z, _, x = np.unravel_index(int(hu.argmin()), GRID)
     assert abs(float(at(1).below_top_mm()[0, z]) - 70) <= 2
     assert x in (11, 12)
@@ -151,7 +174,7 @@ def test_noise_has_its_strength_and_grows_at_the_skull_base():
         "noise_smooth": torch.tensor([0.0, 1.0]),
         "noise_place": torch.tensor([[0.2, 0.5, 0.9], [0.0, 0.99, 0.4]]),
     }
-    white, smooth = noise.apply(water(2), drawn, at(2), bank)
+    white, smooth = applied(noise, water(2), drawn)
     assert white[-8:].std() == pytest.approx(5.0, rel=0.08)
     assert white[:2].std() > 1.1 * white[-8:].std()  # z counts from the base to the vertex
 

@@ -93,7 +93,7 @@ def test_views_at_once_are_the_views_one_by_one(grid, heads, path, device, monke
     poses = {"axes": PoseConfig(rotation_lr_deg=0, rotation_deg=0), "sample": PoseConfig()}
     make = maker(grid, pose=poses.get(path, STILL), keep_clean=True, augment=EVERYTHING).make
     alone = make(heads, PLACES, step=1)
-    for module in ("draws", "cut", "spread"):
+    for module in ("draws", "cut", "spread", "response"):
         monkeypatch.setattr(f"headct.views.{module}.one_by_one", lambda _: False)
     together = make(heads.to(device), PLACES, step=1)
     for name in ("globals_hu", "locals_hu", "clean_hu"):
@@ -109,7 +109,7 @@ def test_views_at_once_are_the_views_one_by_one(grid, heads, path, device, monke
 
 
 def test_a_view_on_a_gpu_does_not_depend_on_its_batch(grid, heads, monkeypatch):
-    for module in ("draws", "cut", "spread"):
+    for module in ("draws", "cut", "spread", "response"):
         monkeypatch.setattr(f"headct.views.{module}.one_by_one", lambda _: False)
     augment = OFF.model_copy(update={"kernel": Kernel(probability=0.3)})
     make = maker(grid, augment=augment).make

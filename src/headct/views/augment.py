@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from headct.config import Config
 from headct.views.cut import Placement, apply_axes
@@ -19,15 +20,14 @@ from headct.views.draws import (
     Draws,
     chance,
     chosen,
-    column,
     normal,
     numbers_on,
     sent,
-    touched,
     uniform,
 )
 from headct.views.metal import MetalStreaks
 from headct.views.noise import SKULL_BASE_MM, Noise
+from headct.views.response import Response, respond
 from headct.views.spread import Kernel, SliceThickness
 from headct.volume.volume import AIR_HU
 
@@ -48,11 +48,6 @@ class Gain(Config):
             "offset_hu": normal(rng, self.offset_sd_hu, n),
         }
 
-    def apply(self, hu: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        """Scale HU about 0 (water) and add the offset."""
-        gain, offset_hu = (_column(drawn[name], hu.device) for name in ("gain", "offset_hu"))
-        return hu.mul_(gain).add_(offset_hu)
-
 
 class Cupping(Config):
     """Beam hardening: A (r^2 - 0.5) over the axial plane."""
@@ -64,13 +59,6 @@ class Cupping(Config):
         """Amplitude of n views, 0 is off."""
         amplitude = uniform(rng, -self.amplitude_hu, self.amplitude_hu, n)
         return {"cupping_hu": chance(rng, self.probability, n) * amplitude}
-
-    def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
-        """Add the field; r is 1 at the edge of an adult head and is held there."""
-        for rows in touched(drawn["cupping_hu"], hu.device):
-            bowl = _radius_squared(at, rows, hu.device).clamp_(max=1.0).sub_(0.5)
-            hu[rows].addcmul_(_column(drawn["cupping_hu"][rows], hu.device), bowl)
-        return hu
 
 
 class SkullBase(Config):
@@ -87,15 +75,11 @@ class SkullBase(Config):
             "band_below_top_mm": uniform(rng, *SKULL_BASE_MM, n),
         }
 
-    def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
-        """Add a Gaussian band in z, widest at the midline."""
+    def band(self, drawn: dict[str, Tensor], at: Placement) -> tuple[Tensor, Tensor]:
+        """A Gaussian band in z, HU [n z], and its width [n x]: all of it at the midline."""
         below = at.below_top_mm() - drawn["band_below_top_mm"][:, None]
-        level = drawn["band_hu"][:, None] * torch.exp(-((below / self.height_mm) ** 2))  # [n z]
-        width = torch.exp(-((at.axis_mm(2) / 45.0) ** 2))  # [n x]
-        for rows in touched(drawn["band_hu"], hu.device):
-            across = sent(width[rows, None, None], hu.device)
-            hu[rows].addcmul_(sent(level[rows, :, None, None], hu.device), across)
-        return hu
+        fall = F.threshold(torch.exp(-((below / self.height_mm) ** 2)), 1e-6, 0.0)
+        return drawn["band_hu"][:, None] * fall, torch.exp(-((at.axis_mm(2) / 45.0) ** 2))
 
 
 class MotionGhost(Config):
@@ -158,7 +142,9 @@ class Erase(Config):
             there = numbers_on(hu.device, rows)
             solid = (hu[there] > -500).to(torch.float32)
             around = apply_axes(solid, [box.expand(len(solid), -1, -1) for box in boxes])
-            thin = around.lt(0.4).logical_and_(_radius_squared(at, rows, hu.device) > 0.8)
+            y, x = (sent(part[rows], hu.device) for part in _radius_squared(at))
+            outside = y[:, None, :, None] + x[:, None, None, :] > 0.8
+            thin = around.lt(0.4).logical_and_(outside)
             hu[there] = hu[there].masked_fill_(thin, float(AIR_HU))
         return hu
 
@@ -198,24 +184,33 @@ class AugmentConfig(Config):
         """Everything but the point spread, in the order in which a scanner would do it."""
         hu = self.erase.apply(hu, drawn, at)
         hu = self.motion_ghost.apply(hu, drawn, at)
-        hu = self.gain.apply(hu, drawn)
-        hu = self.cupping.apply(hu, drawn, at)
-        hu = self.skull_base.apply(hu, drawn, at)
         hu = self.metal.apply(hu, drawn, at)
-        return self.noise.apply(hu, drawn, at, bank).clamp_(min=AIR_HU)
+        return respond(hu, self.response(drawn, at, bank), bank)
+
+    def response(self, drawn: dict[str, Tensor], at: Placement, bank: Tensor) -> Response:
+        """Gain, cupping, skull base and noise as the factors of `respond`, on the CPU."""
+        radius_squared_y, radius_squared_x = _radius_squared(at)
+        band_hu, band_width = self.skull_base.band(drawn, at)
+        return Response(
+            gain=drawn["gain"],
+            offset_hu=drawn["offset_hu"],
+            cupping_hu=drawn["cupping_hu"],
+            radius_squared_y=radius_squared_y,
+            radius_squared_x=radius_squared_x,
+            band_hu=band_hu,
+            band_width=band_width,
+            noise_hu=self.noise.strength(drawn, at),
+            noise_first=self.noise.first(drawn, at, bank),
+        )
 
 
-def _column(values: Tensor, device: torch.device) -> Tensor:
-    return sent(column(values), device)
-
-
-def _radius_squared(at: Placement, rows: slice | Tensor, device: torch.device) -> Tensor:
-    """[n 1 y x] squared in-plane radius from the source's centre; 1 at the edge of a head."""
+def _radius_squared(at: Placement) -> tuple[Tensor, Tensor]:
+    """[n y] and [n x]; their sum is the squared in-plane radius from the source's centre."""
     y, x = (
-        sent((at.axis_mm(axis)[rows] / radius_mm) ** 2, device)
+        (at.axis_mm(axis) / radius_mm) ** 2
         for axis, radius_mm in zip((1, 2), HEAD_RADIUS_MM_YX, strict=True)
     )
-    return y[:, None, :, None] + x[:, None, None, :]
+    return y, x
 
 
 def _shift_operator(shift_mm: Tensor, size: int, spacing_mm: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headct.config import Config
 from headct.views.cut import Placement, apply_axes
-from headct.views.draws import Drawn, Draws, chance, sent, touched, uniform
+from headct.views.draws import Drawn, Draws, chance, uniform
 
 SKULL_BASE_MM = (105.0, 130.0)
 """mm from the top of the field of view to the petrous bones (vertex margin 8, scalp and skull 12,
@@ -43,20 +43,19 @@ class Noise(Config):
             "noise_place": uniform(rng, 0.0, 1.0, (n, 3)),
         }
 
-    def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement, bank: Tensor) -> Tensor:
-        """Add noise from the bank [2 z y x] (white, smoothed; unit sd)."""
-        sizes = zip(bank.shape[1:], hu.shape[1:], strict=True)
-        room = torch.tensor([b - n + 1 for b, n in sizes])
-        start = (drawn["noise_place"] * room).minimum(room - 1).long()
-        kind = drawn["noise_smooth"].long()
+    def strength(self, drawn: dict[str, Tensor], at: Placement) -> Tensor:
+        """[n z] signed sd, HU."""
         middle = sum(SKULL_BASE_MM) / 2
         near = torch.exp(-(((at.below_top_mm() - middle) / 25.0) ** 2))
         profile = 1 + (self.skull_base_gain - 1) * near
-        strength = drawn["noise_sd_hu"][:, None] * profile  # [n z]
-        for rows in touched(drawn["noise_sd_hu"], hu.device):
-            noise = cut_from(bank, kind[rows], start[rows], hu.shape[1:])
-            hu[rows].addcmul_(noise, sent(strength[rows, :, None, None], hu.device))
-        return hu
+        return drawn["noise_sd_hu"][:, None] * profile
+
+    def first(self, drawn: dict[str, Tensor], at: Placement, bank: Tensor) -> Tensor:
+        """[n] int64, place in a flat bank [2 z y x] of the first voxel of each view's noise."""
+        sizes = bank.shape[1:]
+        room = torch.tensor([b - n + 1 for b, n in zip(sizes, at.shape_zyx, strict=True)])
+        z, y, x = (drawn["noise_place"] * room).minimum(room - 1).long().unbind(1)
+        return ((drawn["noise_smooth"].long() * sizes[0] + z) * sizes[1] + y) * sizes[2] + x
 
     def bank(
         self, source_shape_zyx: tuple[int, int, int], spacing_mm_zyx: tuple[float, ...]
@@ -75,22 +74,19 @@ class Noise(Config):
         return torch.cat([white, smooth / smooth.std()])
 
 
-def cut_from(bank: Tensor, kind: Tensor, start: Tensor, shape_zyx: Sequence[int]) -> Tensor:
-    """Boxes [m z y x] of a bank [k z' y' x'], each at its kind [m] and start [m 3] in voxels."""
-    if len(kind) == 1:  # a view, nothing is copied
-        z, y, x = (slice(a, a + n) for a, n in zip(start[0].tolist(), shape_zyx, strict=True))
-        return bank[int(kind), z, y, x][None]
-    kind, start = sent(kind, bank.device), sent(start, bank.device)
-    at = [
-        start[:, axis, None] + torch.arange(n, device=bank.device)
-        for axis, n in enumerate(shape_zyx)
-    ]
-    return bank[
-        kind[:, None, None, None],
-        at[0][:, :, None, None],
-        at[1][:, None, :, None],
-        at[2][:, None, None, :],
-    ]
+def box(bank: Tensor, first: int, shape_zyx: Sequence[int]) -> Tensor:
+    """The box [z y x] of a bank [k z' y' x'] from a place in the flat bank; nothing is copied."""
+    return bank.as_strided(tuple(shape_zyx), bank.stride()[1:], first)
+
+
+def boxes(bank: Tensor, first: Tensor, shape_zyx: Sequence[int]) -> Tensor:
+    """As `box` for places [n] on the bank's device: [n z y x], gathered by rows along x."""
+    z, y, x = shape_zyx
+    step_z, step_y, _ = bank.stride()[1:]
+    slices, lines = (torch.arange(n, device=bank.device) for n in (z, y))
+    rows = first[:, None, None] + slices[:, None] * step_z + lines * step_y  # [n z y]
+    windows = bank.flatten().unfold(0, x, 1)  # a row from every voxel on; nothing is copied
+    return windows.index_select(0, rows.flatten()).view(-1, z, y, x)
 
 
 def _periodic_blur(size: int, sigma_voxels: float) -> Tensor:
