@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from headct.model.architecture import ENCODERS
 from headct.model.blocks import Block
 from headct.model.encoder import ViT3D
+from headct.model.tokens import window_tensors
+from headct.objective.mae import pull_of_patches
 from headct.run import read_jsonl
 from headct.train.distribute import ComputeConfig, prepare
 from headct.train.pretrain import pretrain
@@ -81,12 +83,23 @@ def test_a_block_is_one_graph_for_any_number_of_tokens():
 def test_windows_of_patches_are_one_graph_for_views_of_any_size():
     torch._dynamo.reset()
     encoder = ViT3D(ENCODERS["demo"])
-    compiled = torch.compile(encoder.window_patches, fullgraph=True, dynamic=True, backend="eager")
+    compiled = torch.compile(encoder.window_voxels, fullgraph=True, dynamic=True, backend="eager")
     windows = encoder.own_windows(torch.device("cpu"))
-    for z, y, x in ((48, 64, 40), (40, 56, 48), (32, 48, 40)):
-        hu, keep = 100 * torch.randn(2, z, y, x), torch.arange(0, 60, 2).expand(2, -1)
-        expected = encoder.window_patches(hu, keep, windows)
-        torch.testing.assert_close(compiled(hu, keep, windows), expected)
+    for n_views, n_tokens in ((2, 30), (4, 21), (3, 50)):
+        voxels_hu = 100 * torch.randn(n_views, n_tokens, 64)
+        expected = encoder.window_voxels(voxels_hu, windows)
+        torch.testing.assert_close(compiled(voxels_hu, windows), expected)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_the_pixel_loss_is_one_graph_for_any_number_of_patches(normalised):
+    torch._dynamo.reset()
+    compiled = torch.compile(pull_of_patches, fullgraph=True, dynamic=True, backend="eager")
+    windows = window_tensors(ENCODERS["demo"].windows, torch.device("cpu"))
+    for n_patches in (5, 8, 13):
+        predicted, voxels_hu = torch.randn(n_patches, 3, 64), 100 * torch.randn(n_patches, 64)
+        inputs = (predicted, voxels_hu, *windows, 0.03, normalised)
+        torch.testing.assert_close(compiled(*inputs), pull_of_patches(*inputs))
 
 
 @pytest.mark.slow

@@ -134,12 +134,19 @@ class ViT3D(nn.Module):
 
     def window_patches(self, hu: Tensor, keep: Tensor | None, windows: InputWindows) -> Tensor:
         """Window channels [b t c*v] of patches of HU [b z y x]; arguments as in `forward_hu`."""
-        voxels = gather_patches(hu, self.config.patch_voxels_zyx, keep).float()
-        channels = windows.channels(voxels).flatten(2)
+        voxels = gather_patches(hu, self.config.patch_voxels_zyx, keep)
+        return self.window_voxels(voxels, windows)
+
+    def window_voxels(self, voxels_hu: Tensor, windows: InputWindows) -> Tensor:
+        """Window channels [b t c*v] of voxels [b t v] in HU, as the first product takes them."""
+        channels = windows.channels(voxels_hu.float()).flatten(2)
         low, high = self.config.channel_range
-        if (low, high) == (-1.0, 1.0):
+        if (low, high) != (-1.0, 1.0):
+            channels = channels.add_(1.0).mul_((high - low) / 2.0).add_(low)
+        device = voxels_hu.device.type
+        if not torch.is_autocast_enabled(device):
             return channels
-        return channels.add_(1.0).mul_((high - low) / 2.0).add_(low)
+        return channels.to(torch.get_autocast_dtype(device))
 
     def _index(self, patches: Tensor, keep: Tensor | None) -> Tensor:
         index = torch.arange(patches.shape[1], device=patches.device) if keep is None else keep

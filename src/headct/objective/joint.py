@@ -30,9 +30,11 @@ from headct.objective.dino import Distillation, self_distillation
 from headct.objective.gram import GramAnchor, gram_loss
 from headct.objective.guards import cls_std, effective_rank
 from headct.objective.mae import (
+    Pull,
     draw_masked,
     latent_loss,
     pixel_loss,
+    pull_of_patches,
     require_channel_weights,
 )
 from headct.objective.windows import draw_windows
@@ -96,6 +98,7 @@ class JointObjective(nn.Module):
         self.teacher: ViT3D | None = None
         self.distillation: Distillation | None = None
         self.anchor: GramAnchor | None = None
+        self.pull: Pull = pull_of_patches
         self._step_fraction = 0.0
         if config.needs_decoder:
             sizes = config.decoder
@@ -253,7 +256,8 @@ class JointObjective(nn.Module):
             at_asked = torch.cat([at_asked, at_visible[rows, chosen]], dim=1)
         voxels_hu = gather_patches(large.target_hu, self.encoder_config.patch_voxels_zyx, asked)
         windows = self.encoder_config.windows
-        return pixel_loss(decoder.to_voxels(at_asked), voxels_hu, windows, self.config.mae)
+        guessed = decoder.to_voxels(at_asked)
+        return pixel_loss(guessed, voxels_hu, windows, self.config.mae, self.pull)
 
     def _gram_term(self, anchor: GramAnchor, large: _Globals, student: Tokens) -> Tensor:
         """L_gram of the patches that the student sees, among all that the anchor sees."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,8 +77,15 @@ class LatConfig(TermConfig):
     """Blocks whose outputs are averaged as the target; None: 3 at depth >= 12, else 1."""
 
 
+Pull = Callable[[Tensor, Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
+
+
 def pixel_loss(
-    predicted: Tensor, voxels_hu: Tensor, windows: Sequence[Window], config: MaeConfig
+    predicted: Tensor,
+    voxels_hu: Tensor,
+    windows: Sequence[Window],
+    config: MaeConfig,
+    pull: Pull | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_pix, and per window its error and the share of the best constant patch's.
 
@@ -87,10 +94,11 @@ def pixel_loss(
         voxels_hu: [n q v] what is there.
         windows: c of them.
         config: weights of voxels and windows.
+        pull: `pull_of_patches`, or the same compiled.
     """
     of_patch = torch.unflatten(predicted.flatten(0, 1), -1, (len(windows), -1))  # [m c v]
     errors, shares = WindowErrors.apply(  # type: ignore[no-untyped-call]
-        of_patch, voxels_hu.flatten(0, 1), windows, config
+        of_patch, voxels_hu.flatten(0, 1), windows, config, pull or pull_of_patches
     )
     seen = {f"{w.name}_error": error for w, error in zip(windows, errors, strict=True)}
     seen |= {f"{w.name}_error_share": share for w, share in zip(windows, shares, strict=True)}
@@ -133,6 +141,40 @@ def tissue_weights(target: Tensor, saturated_weight: float) -> Tensor:
     return target.trunc().abs_().mul_(saturated_weight - 1.0).add_(1.0)
 
 
+def pull_of_patches(
+    predicted: Tensor,
+    voxels_hu: Tensor,
+    level_hu: Tensor,
+    width_hu: Tensor,
+    saturated_weight: float,
+    normalised: bool,
+) -> tuple[Tensor, Tensor]:
+    """What each voxel pulls at its prediction, and the sums that errors of windows are made of.
+
+    Args:
+        predicted: [m c v].
+        voxels_hu: [m v].
+        level_hu: [c] of the windows.
+        width_hu: [c].
+        saturated_weight: as in `MaeConfig`.
+        normalised: as in `MaeConfig`.
+
+    Returns:
+        w (p - t) as [m c v] in the dtype of `predicted`, with w the weight of a voxel, p what is
+        predicted and t the target; and [4 c v] sums over patches of w (p - t)^2, w, w t, w t^2.
+    """
+    dtype = torch.promote_types(predicted.dtype, torch.float32)
+    target = to_channels(voxels_hu[None].to(dtype), level_hu, width_hu)[0]
+    weight = tissue_weights(target, saturated_weight)
+    if normalised:
+        target = (target - patch_mean(target)) / patch_deviation(target)
+    missed = predicted.to(dtype) - target
+    pull = weight * missed
+    sums = [missed.mul_(pull).sum(dim=0), weight.sum(dim=0)]
+    sums += [weight.mul_(target).sum(dim=0), weight.mul_(target).sum(dim=0)]
+    return pull.to(predicted.dtype), torch.stack(sums)
+
+
 class WindowErrors(torch.autograd.Function):
     """Weighted mean squared error of each window, beside the best constant patch's.
 
@@ -145,7 +187,12 @@ class WindowErrors(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, predicted: Tensor, voxels_hu: Tensor, windows: Sequence[Window], config: MaeConfig
+        ctx: Any,
+        predicted: Tensor,
+        voxels_hu: Tensor,
+        windows: Sequence[Window],
+        config: MaeConfig,
+        pull: Pull = pull_of_patches,
     ) -> tuple[Tensor, Tensor]:
         """Errors [c], and their shares of `constant_errors`, without a gradient.
 
@@ -155,23 +202,14 @@ class WindowErrors(torch.autograd.Function):
             voxels_hu: [m v].
             windows: c of them.
             config: weight of saturated voxels, and whether patches are normalised.
+            pull: `pull_of_patches`, or the same compiled.
         """
-        dtype = torch.promote_types(predicted.dtype, torch.float32)
-        level_hu, width_hu = window_tensors(windows, predicted.device)
-        sums = torch.zeros(4, *predicted.shape[1:], dtype=dtype, device=predicted.device)
-        pulls = torch.empty_like(predicted)
+        windows_hu = window_tensors(windows, predicted.device)
+        how = (*windows_hu, config.saturated_weight, config.normalised)
+        pulls, sums = torch.empty_like(predicted), torch.zeros((), device=predicted.device)
         for at in chunks(predicted):
-            target = to_channels(voxels_hu[None, at].to(dtype), level_hu, width_hu)[0]
-            weight = tissue_weights(target, config.saturated_weight)
-            if config.normalised:
-                target = (target - patch_mean(target)) / patch_deviation(target)
-            missed = predicted[at].to(dtype) - target
-            pull = weight * missed
-            pulls[at] = pull
-            sums[0] += pull.mul_(missed).sum(dim=0)
-            sums[1] += weight.sum(dim=0)
-            sums[2] += weight.mul_(target).sum(dim=0)
-            sums[3] += weight.mul_(target).sum(dim=0)
+            pulls[at], more = pull(predicted[at], voxels_hu[at], *how)
+            sums = sums + more
         squares, total = sums[:2].sum(dim=-1)  # each [c]
         shares = squares / total / constant_errors(*sums[1:]).clamp(min=1e-6)
         ctx.save_for_backward(pulls, total)
@@ -179,13 +217,13 @@ class WindowErrors(torch.autograd.Function):
         return squares / total, shares
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
         """2 weight (predicted - target) / sum of weight, times the gradient [c] of each error."""
         pulls, total = ctx.saved_tensors
         of_predicted = torch.empty_like(pulls)
         for channel, scale in enumerate(2.0 * grad / total):
             torch.mul(pulls[:, channel], scale, out=of_predicted[:, channel])
-        return of_predicted, None, None, None
+        return of_predicted, None, None, None, None
 
 
 def chunks(patches: Tensor) -> list[slice]:
