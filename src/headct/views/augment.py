@@ -111,12 +111,13 @@ class MotionGhost(Config):
         for rows in chosen(drawn["ghost_weight"], hu.device):
             shift_mm = sent(drawn["ghost_shift_mm"][rows], hu.device)
             shifts = [
-                _shift_operator(shift_mm[:, i], size, mm)
+                _shift_operator(shift_mm[:, i], size, mm).to(hu.dtype)
                 for i, (size, mm) in enumerate(
                     zip(hu.shape[2:], at.spacing_mm_zyx[1:], strict=True)
                 )
             ]
-            share, there = sent(weight[rows], hu.device), numbers_on(hu.device, rows)
+            share = sent(weight[rows].to(hu.dtype), hu.device)
+            there = numbers_on(hu.device, rows)
             hu[there] = hu[there].lerp_(apply_axes(hu[there], [None, *shifts]), share)
         return hu
 
@@ -135,12 +136,12 @@ class Erase(Config):
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Set to air what lies outside an adult head and has mostly air around it."""
         boxes = [
-            _box_operator(n, self.around_mm / mm, hu.device)[None]
+            _box_operator(n, self.around_mm / mm, hu.device)[None].to(hu.dtype)
             for n, mm in zip(hu.shape[1:], at.spacing_mm_zyx, strict=True)
         ]
         for rows in chosen(drawn["erase"], hu.device):
             there = numbers_on(hu.device, rows)
-            solid = (hu[there] > -500).to(torch.float32)
+            solid = (hu[there] > -500).to(hu.dtype)
             around = apply_axes(solid, [box.expand(len(solid), -1, -1) for box in boxes])
             y, x = (sent(part[rows], hu.device) for part in _radius_squared(at))
             outside = y[:, None, :, None] + x[:, None, None, :] > 0.8
@@ -181,7 +182,17 @@ class AugmentConfig(Config):
         ]
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement, bank: Tensor) -> Tensor:
-        """Everything but the point spread, in the order in which a scanner would do it."""
+        """Everything but the point spread, in the order in which a scanner would do it.
+
+        Args:
+            hu: [n z y x] float32 or float16; may be changed.
+            drawn: parameters of the n views.
+            at: where they lie.
+            bank: of the noise.
+
+        Returns:
+            [n z y x] float32.
+        """
         hu = self.erase.apply(hu, drawn, at)
         hu = self.motion_ghost.apply(hu, drawn, at)
         hu = self.metal.apply(hu, drawn, at)

@@ -183,7 +183,7 @@ class ViewMaker:
         if not self.config.keep_clean:
             return globals_hu, None
         clean_hu = cut(scans, place, (None,) * 3, self.config.path)
-        return globals_hu, clean_hu.view_as(globals_hu)
+        return globals_hu, clean_hu.reshape(globals_hu.shape)
 
     def _locals(self, scans: Tensor, drawn: Parameters, n_local: int) -> Tensor:
         if n_local == 0:

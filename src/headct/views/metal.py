@@ -67,5 +67,5 @@ class MetalStreaks(Config):
             inside = z**2 + distance**2 < column(mine["metal_radius_mm"]) ** 2
             there = numbers_on(hu.device, rows)
             streaked = hu[there] + column(mine["metal_hu"]) * slices * rays
-            hu[there] = streaked.masked_fill_(inside, MAX_HU)
+            hu[there] = streaked.masked_fill_(inside, MAX_HU).to(hu.dtype)
         return hu

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from headct.views.draws import column, one_by_one, sent
+from headct.views.draws import column, has_kernels, one_by_one, sent
 from headct.views.noise import box, boxes
 from headct.volume.volume import AIR_HU
 
@@ -36,20 +36,31 @@ class Response(NamedTuple):
     noise_first: Tensor
     """[n] int64, place of the first voxel of the view's noise in the flat bank."""
 
+    def packed(self) -> tuple[Tensor, Tensor]:
+        """All factors in the order above as one [n 3+y+2x+2z], and `noise_first`."""
+        factors = [part.view(len(part), -1) for part in self[:-1]]
+        return torch.cat(factors, dim=1), self.noise_first
+
 
 def respond(hu: Tensor, response: Response, bank: Tensor) -> Tensor:
-    """Views as the scanner would give them; in place.
+    """Views as the scanner would give them.
 
     Reads as gain x hu + offset + cupping x (min(r^2, 1) - 0.5) + band + noise, not below air.
 
     Args:
-        hu: [n z y x] float32.
+        hu: [n z y x] float32 or float16; may be changed.
         response: factors of the n views.
         bank: [2 z' y' x'] unit noise on the views' device.
 
     Returns:
-        `hu`.
+        [n z y x] float32.
     """
+    if has_kernels(hu.device):
+        from headct.views import kernels
+
+        packed, first = (sent(part, hu.device) for part in response.packed())
+        return kernels.respond(hu, packed, first, bank)
+    hu = hu.to(torch.float32).contiguous()
     if not one_by_one(hu.device):
         return _all_at_once(hu, Response(*(sent(part, hu.device) for part in response)), bank)
     for i, view in enumerate(hu):
