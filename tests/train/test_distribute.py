@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 
 from headct.model.architecture import ENCODERS
 from headct.model.blocks import Block
-from headct.model.encoder import ViT3D
 from headct.model.tokens import window_tensors
 from headct.objective.mae import pull_of_patches
 from headct.run import read_jsonl
@@ -78,17 +77,6 @@ def test_a_block_is_one_graph_for_any_number_of_tokens():
     for n_tokens in (5, 7, 9):
         x, turn = torch.rand(2, n_tokens, 24), rotation[:, :n_tokens]
         torch.testing.assert_close(compiled(x, turn), block(x, turn))
-
-
-def test_windows_of_patches_are_one_graph_for_views_of_any_size():
-    torch._dynamo.reset()
-    encoder = ViT3D(ENCODERS["demo"])
-    compiled = torch.compile(encoder.window_voxels, fullgraph=True, dynamic=True, backend="eager")
-    windows = encoder.own_windows(torch.device("cpu"))
-    for n_views, n_tokens in ((2, 30), (4, 21), (3, 50)):
-        voxels_hu = 100 * torch.randn(n_views, n_tokens, 64)
-        expected = encoder.window_voxels(voxels_hu, windows)
-        torch.testing.assert_close(compiled(voxels_hu, windows), expected)
 
 
 @pytest.mark.parametrize("normalised", [False, True])

@@ -20,12 +20,15 @@ from headct.model.tokens import (
     InputWindows,
     Tokens,
     ZyxInt,
+    every_patch,
     gather_patches,
     grid_shape,
     patch_centres_mm,
     window_tensors,
 )
 from headct.views.constants import constant
+from headct.views.draws import has_kernels
+from headct.volume.volume import AIR_HU
 
 
 class ViT3D(nn.Module):
@@ -134,19 +137,20 @@ class ViT3D(nn.Module):
 
     def window_patches(self, hu: Tensor, keep: Tensor | None, windows: InputWindows) -> Tensor:
         """Window channels [b t c*v] of patches of HU [b z y x]; arguments as in `forward_hu`."""
-        voxels = gather_patches(hu, self.config.patch_voxels_zyx, keep)
-        return self.window_voxels(voxels, windows)
+        patch, limits = self.config.patch_voxels_zyx, self.config.channel_range
+        if has_kernels(hu.device):
+            from headct.model.patch_kernel import window_patches_of
 
-    def window_voxels(self, voxels_hu: Tensor, windows: InputWindows) -> Tensor:
-        """Window channels [b t c*v] of voxels [b t v] in HU, as the first product takes them."""
-        channels = windows.channels(voxels_hu.float()).flatten(2)
-        low, high = self.config.channel_range
-        if (low, high) != (-1.0, 1.0):
-            channels = channels.add_(1.0).mul_((high - low) / 2.0).add_(low)
-        device = voxels_hu.device.type
-        if not torch.is_autocast_enabled(device):
+            reduced = torch.is_autocast_enabled("cuda")  # the first product wants it so
+            dtype = torch.get_autocast_dtype("cuda") if reduced else torch.float32
+            if keep is None:
+                keep = every_patch(len(hu), grid_shape(hu.shape[1:], patch), hu.device)
+            return window_patches_of(hu, patch, keep, AIR_HU, windows, limits, dtype)
+        channels = windows.channels(gather_patches(hu, patch, keep).float()).flatten(2)
+        low, high = limits
+        if limits == (-1.0, 1.0):
             return channels
-        return channels.to(torch.get_autocast_dtype(device))
+        return channels.add_(1.0).mul_((high - low) / 2.0).add_(low)
 
     def _index(self, patches: Tensor, keep: Tensor | None) -> Tensor:
         index = torch.arange(patches.shape[1], device=patches.device) if keep is None else keep

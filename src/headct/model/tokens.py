@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headct.views.constants import constant
+from headct.views.draws import has_kernels
 from headct.views.mask import patch_occupancy, unravel
 from headct.volume.volume import AIR_HU
 from headct.volume.window import Window
@@ -71,6 +72,11 @@ def grid_shape(shape_zyx: Sequence[int], patch_zyx: ZyxInt) -> ZyxInt:
     return z, y, x
 
 
+def every_patch(n: int, grid: ZyxInt, device: torch.device) -> Tensor:
+    """Numbers [n t] of all patches of n volumes."""
+    return torch.arange(math.prod(grid), device=device).expand(n, -1)
+
+
 def gather_patches(
     volume: Tensor, patch_zyx: ZyxInt, keep: Tensor | None = None, *, outside: float = AIR_HU
 ) -> Tensor:
@@ -90,7 +96,11 @@ def gather_patches(
     n, c = volume.shape[:2]
     grid = grid_shape(volume.shape[2:], patch_zyx)
     if keep is None:
-        keep = torch.arange(math.prod(grid), device=volume.device).expand(n, -1)
+        keep = every_patch(n, grid, volume.device)
+    if has_kernels(volume.device) and not has_channels:
+        from headct.model.patch_kernel import patches_of
+
+        return patches_of(volume[:, 0], patch_zyx, keep, outside)
     rows = _padded(volume, grid, patch_zyx, outside).reshape(-1, patch_zyx[2])
     at = _rows_of_patches(keep, c, grid, patch_zyx)  # [b t c pz*py]
     patches = rows.index_select(0, at.flatten()).view(*at.shape[:3], -1)  # [b t c v]

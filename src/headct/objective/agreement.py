@@ -76,16 +76,16 @@ def sinkhorn_targets(
         [n k]; rows sum to 1, columns to about n / k; 0 in the rows that do not count.
 
     Source:
-        Cuturi 2013; Caron et al. 2020, appendix.
+        Cuturi 2013, algorithm 1, with its two vectors; Caron et al. 2020, appendix.
     """
-    q = torch.exp((logits - logits.max()) / temperature)
-    n, k = q.shape
-    if used is not None:
-        q = q * used[:, None]
+    likeness = (logits - logits.max()).div_(temperature).exp_()
+    counts = logits.new_ones(len(logits)) if used is None else used.to(logits.dtype)
+    wanted = counts.sum() / logits.shape[1]  # of every column
+    of_row = counts
     for _ in range(n_iterations):
-        q = q / q.sum(dim=0, keepdim=True) / k
-        q = q / q.sum(dim=1, keepdim=True).clamp(min=1e-30) / n
-    return q * n
+        of_column = wanted / (likeness.T @ of_row).clamp_(min=1e-30)
+        of_row = counts / (likeness @ of_column).clamp_(min=1e-30)
+    return likeness.mul_(of_column).mul_(of_row[:, None])
 
 
 @torch.no_grad()

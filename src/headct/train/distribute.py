@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 from headct.config import Config
 from headct.model.blocks import Block
-from headct.model.encoder import ViT3D
 from headct.objective.joint import JointObjective
 from headct.train.runtime import RANK_TIMEOUT_S, Runtime
 
@@ -29,7 +28,7 @@ class ComputeConfig(Config):
     activation_checkpointing: bool = False
     """Recompute blocks in the backward pass: a third more compute for far less memory."""
     compile: bool = False
-    """torch.compile of every block, of windows and of L_pix; the first steps take minutes."""
+    """torch.compile of every block and of L_pix; the first steps take minutes."""
     readers: int = Field(default=4, ge=1)
     """Threads that read scans ahead."""
     rank_timeout_s: float = Field(default=RANK_TIMEOUT_S, gt=0)
@@ -45,8 +44,8 @@ def prepare(module: nn.Module, config: ComputeConfig, runtime: Runtime) -> nn.Mo
     blocks = [block for block in module.modules() if isinstance(block, Block)]
     for block in blocks:
         _wrap_forward(block, config)
-    if config.compile:
-        _compile_voxels(module)
+    if config.compile and isinstance(module, JointObjective):
+        module.pull = torch.compile(module.pull, dynamic=True)
     if runtime.world_size == 1:
         return module
     if config.strategy == "fsdp":
@@ -85,18 +84,6 @@ def whole(module: nn.Module, make: Callable[[], nn.Module], runtime: Runtime) ->
     full = make()
     full.load_state_dict(weights)
     return full
-
-
-def _compile_voxels(module: nn.Module) -> None:
-    """Compile what is done with every voxel: windows and L_pix."""
-    for part in module.modules():
-        if isinstance(part, ViT3D):
-            # without the look-up of patches, whose divisions would be done for every voxel
-            part.window_voxels = torch.compile(  # type: ignore[method-assign]
-                part.window_voxels, dynamic=True
-            )
-        elif isinstance(part, JointObjective):
-            part.pull = torch.compile(part.pull, dynamic=True)
 
 
 def _wrap_forward(block: Block, config: ComputeConfig) -> None:
