@@ -67,7 +67,7 @@ SIZES = {
         arms={
             "ours": Arm("small"),
             "pix-alone": Arm("small", (NO_LAT, NO_CLS)),
-            "fmct-dino": Arm("fmct-dino", (*SMALL_FMCT,)),
+            "fmct-dino": Arm("fmct-dino", (*SMALL_FMCT, *SHORT_DINO)),
             "fmct-mae": Arm("fmct-mae", (*SMALL_FMCT, "optim.lr=1e-3")),
         },
     ),
