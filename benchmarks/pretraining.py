@@ -20,9 +20,9 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from headct.model.architecture import ENCODERS
 from headct.model.tokens import grid_shape, select_head_tokens
 from headct.objective.joint import JointObjective
 from headct.train.distribute import ComputeConfig, prepare
+from headct.train.feed import made_ahead
 from headct.train.optim import make_optimizer, set_schedule
 from headct.train.recipe import PretrainRecipe
 from headct.train.runtime import Runtime, choose_dtype
@@ -178,20 +179,8 @@ class Bench:
             yield from (self.views(number) for number in range(steps))
             return
         stream = torch.cuda.Stream(priority=-1)
-
-        def make(number: int) -> tuple[ViewBatch, torch.cuda.Event]:
-            with torch.cuda.stream(stream):
-                made, done = self.views(number), torch.cuda.Event()
-                done.record(stream)
-            return made, done
-
-        with ThreadPoolExecutor(1) as thread:
-            pending = thread.submit(make, 0)
-            for number in range(steps):
-                views, done = pending.result()
-                pending = thread.submit(make, number + 1)
-                torch.cuda.current_stream().wait_event(done)
-                yield views
+        numbers = ((number,) for number in range(steps + 1))
+        yield from islice(made_ahead(self.views, numbers, stream), steps)
 
     def apart(self, steps: int) -> tuple[float, float]:
         """Seconds a step of the views alone, and of all the rest."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -60,11 +61,8 @@ class Feed:
             if self.stream is None:
                 yield (self._make(number, batch) for number, batch in numbered)
                 return
-            thread = ThreadPoolExecutor(1, "make-views")
-            try:
-                yield self._ahead(thread, numbered, self.stream)
-            finally:
-                thread.shutdown(cancel_futures=True)
+            with closing(made_ahead(self._make, numbered, self.stream)) as made:
+                yield made
 
     def first_views(self, n_scans: int) -> ViewBatch:
         """Global views of the first scans of the data order that can be read."""
@@ -82,36 +80,45 @@ class Feed:
         views = self.maker.make(hu, batch.places, step, with_locals=with_locals)
         return PretrainBatch(batch, views)
 
-    def _make_on(
-        self, stream: torch.cuda.Stream, number: int, batch: ScanBatch
-    ) -> tuple[PretrainBatch, torch.cuda.Event]:
+
+Made = TypeVar("Made", PretrainBatch, ViewBatch)
+
+
+def made_ahead(
+    make: Callable[..., Made], wanted: Iterator[tuple[Any, ...]], stream: torch.cuda.Stream
+) -> Generator[Made]:
+    """`make` of each of the wanted arguments, on a stream and a thread of its own, one ahead.
+
+    What comes out is ready for the stream of the caller, and stays until that is done with it.
+    """
+    thread = ThreadPoolExecutor(1, "make-views")
+
+    def on_stream(*arguments: Any) -> tuple[Made, torch.cuda.Event]:
         with torch.cuda.stream(stream):
-            made = self._make(number, batch)
+            made = make(*arguments)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(stream)
         return made, done
 
-    def _ahead(
-        self,
-        thread: ThreadPoolExecutor,
-        numbered: Iterator[tuple[int, ScanBatch]],
-        stream: torch.cuda.Stream,
-    ) -> Iterator[PretrainBatch]:
-        def following() -> Future[tuple[PretrainBatch, torch.cuda.Event]] | None:
-            wanted = next(numbered, None)
-            return None if wanted is None else thread.submit(self._make_on, stream, *wanted)
+    def following() -> Future[tuple[Made, torch.cuda.Event]] | None:
+        arguments = next(wanted, None)
+        return None if arguments is None else thread.submit(on_stream, *arguments)
 
+    try:
         pending = following()
         while pending is not None:
             made, done = pending.result()
             pending = following()
-            current = torch.cuda.current_stream(self.device)
+            current = torch.cuda.current_stream(stream.device)
             current.wait_event(done)
-            for field in fields(made.views):
-                value = getattr(made.views, field.name)
+            views = made if isinstance(made, ViewBatch) else made.views
+            for field in fields(views):
+                value = getattr(views, field.name)
                 if isinstance(value, Tensor):
                     value.record_stream(current)  # its memory is free when the step is done
             yield made
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def view_maker(recipe: PretrainRecipe, store: Store) -> ViewMaker:
