@@ -81,6 +81,7 @@ def _launch(
         *(volume, *volume.shape[1:], keep, keep.shape[1], out, air),
         *(scale, offset, step, power, low, rise),
         *patch_zyx,
+        n_written=n_voxels * max(n_windows, 1),
         n_windows=n_windows,
         has_power=windows is not None and windows[2] is not None,
         at_once=triton.next_power_of_2(n_voxels),
@@ -107,6 +108,7 @@ def _copy_patches(  # type: ignore[no-untyped-def]
     patch_z: tl.constexpr,
     patch_y: tl.constexpr,
     patch_x: tl.constexpr,
+    n_written: tl.constexpr,
     n_windows: tl.constexpr,
     has_power: tl.constexpr,
     at_once: tl.constexpr,
@@ -124,7 +126,7 @@ def _copy_patches(  # type: ignore[no-untyped-def]
     within = is_one & (z < n_z) & (y < n_y) & (x < n_x)
     start = volume + scan.to(tl.int64) * n_z * n_y * n_x
     hu = tl.load(start + (z * n_y + y) * n_x + x, mask=within, other=air)
-    row = out + program.to(tl.int64) * (n_voxels * max(n_windows, 1)) + voxel
+    row = out + program.to(tl.int64) * n_written + voxel
     if n_windows == 0:
         tl.store(row, hu, mask=is_one)
     for window in tl.static_range(n_windows):
