@@ -74,7 +74,6 @@ def test_probability_decides_how_many_views():
 def test_all_views_at_once_are_the_views_one_by_one(augmentation, monkeypatch):
     drawn = draw(augmentation, 6)
     hu = 1000 * torch.rand(6, *GRID, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("headct.views.response._VOXELS_AT_ONCE", 5 * 32 * 24)  # 24 = 5 x 5 - 1
     one_by_one = applied(augmentation, hu.clone(), drawn)
     monkeypatch.setattr("headct.views.response.one_by_one", lambda _: False)  # as on a GPU
     at_once = applied(augmentation, hu.clone(), drawn)

@@ -11,8 +11,6 @@ from headct.views.draws import column, has_kernels, one_by_one, sent
 from headct.views.noise import box, boxes
 from headct.volume.volume import AIR_HU
 
-_VOXELS_AT_ONCE = 2**16  # stay in the cache from the first factor to the last
-
 
 class Response(NamedTuple):
     """Factors of n views; on the CPU when drawn."""
@@ -63,8 +61,20 @@ def respond(hu: Tensor, response: Response, bank: Tensor) -> Tensor:
     hu = hu.to(torch.float32).contiguous()
     if not one_by_one(hu.device):
         return _all_at_once(hu, Response(*(sent(part, hu.device) for part in response)), bank)
+    gains = response.gain.tolist()
+    with_cupping, with_band, with_noise = (
+        factor.flatten(1).any(1).tolist()
+        for factor in (response.cupping_hu[:, None], response.band_hu, response.noise_hu)
+    )
     for i, view in enumerate(hu):
-        _one(view, Response(*(part[i] for part in response)), bank)
+        plane = _plane(response, i) if with_cupping[i] else response.offset_hu[i]
+        torch.add(plane, view, alpha=gains[i], out=view)
+        if with_band[i]:
+            view.addcmul_(response.band_hu[i, :, None, None], response.band_width[i])
+        if with_noise[i]:
+            noise = box(bank, int(response.noise_first[i]), view.shape)
+            view.addcmul_(noise, response.noise_hu[i, :, None, None])
+        view.clamp_(min=AIR_HU)
     return hu
 
 
@@ -79,24 +89,10 @@ def _all_at_once(hu: Tensor, of: Response, bank: Tensor) -> Tensor:
     return hu.addcmul_(noise, _slices(of.noise_hu)).clamp_(min=AIR_HU)
 
 
-def _one(hu: Tensor, of: Response, bank: Tensor) -> None:
-    """One view [z y x], a few slices after another, without what is off there."""
-    plane = of.offset_hu
-    if of.cupping_hu != 0:
-        radius_squared = of.radius_squared_y[:, None] + of.radius_squared_x
-        plane = plane + of.cupping_hu * (radius_squared.clamp_(max=1.0) - 0.5)
-    gain, noise = float(of.gain), box(bank, int(of.noise_first), hu.shape)
-    at_once = max(1, _VOXELS_AT_ONCE // hu[0].numel())
-    for part, band_hu, noise_hu, unit_noise in zip(
-        *(torch.split(whole, at_once) for whole in (hu, of.band_hu, of.noise_hu, noise)),
-        strict=True,
-    ):
-        torch.add(plane, part, alpha=gain, out=part)
-        if band_hu.any():
-            part.addcmul_(band_hu[:, None, None], of.band_width)
-        if noise_hu.any():
-            part.addcmul_(unit_noise, noise_hu[:, None, None])
-        part.clamp_(min=AIR_HU)
+def _plane(of: Response, view: int) -> Tensor:
+    """[y x] offset and cupping of one view."""
+    radius_squared = of.radius_squared_y[view, :, None] + of.radius_squared_x[view]
+    return of.offset_hu[view] + of.cupping_hu[view] * (radius_squared.clamp_(max=1.0) - 0.5)
 
 
 def _slices(values: Tensor) -> Tensor:
