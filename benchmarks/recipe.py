@@ -31,6 +31,7 @@ from threading import Lock
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 from arms import NUMBERS, SIZES, Size
 from pretraining import Bench, measure, this_machine
 
@@ -203,6 +204,8 @@ def time_arms(size: Size, path: Path) -> dict[str, float]:
             sets = (f"batch={size.batch}", *arm.set)
             recipe = load_recipe(arm.recipe, PretrainRecipe, sets, builtin="headct.recipes")
             row = measure(Bench(recipe, PRESETS[size.grid], machine), steps=4, compiled=False)
+            if machine.is_gpu:  # what this process keeps is missing to the pretrainings
+                torch.cuda.empty_cache()
             found[name] = row["ms_per_scan"]
             print(f"  {name}: {found[name]} ms a scan", flush=True)
             path.write_text(json.dumps(found))
