@@ -42,6 +42,7 @@ from headct.volume.preprocessing import PRESETS
 HEADCT = (sys.executable, "-c", "from headct.cli.app import main; main()")
 LABELS = 300
 COUNTS = {"n_train": 900, "n_tune": 200, "n_test": 400, "n_external": 400}
+STAGES = ("timing", "phantoms", "pretrainings", "features", "tasks", "evaluations")
 BOUNDS = {
     "finetune-ours : scratch-vit": (0.08, 0.05),
     "finetune-ours : scratch-cnn3d": (0.0, 0.0),
@@ -111,14 +112,14 @@ class Matrix:
     def data(self) -> Path:
         return self.work / self.preset
 
-    def render(self) -> Job:
+    def phantoms(self) -> Iterator[Job]:
         scaled = {**COUNTS, "n_pool": self.size.n_pool}
         counts = [f"{name}={round(self.scale * n)}" for name, n in scaled.items()]
         counts += [f"pool_grid={self.size.grid}", "faults=false"]
         sets = [word for count in counts for word in ("--set", count)]
         cores = str(len(os.sched_getaffinity(0)))
         argv = ("phantom", "--preset", self.preset, "--output", "store", "--out", str(self.data))
-        return Job(self.data / "labels.csv", (*argv, "--jobs", cores, *sets))
+        yield Job(self.data / "labels.csv", (*argv, "--jobs", cores, *sets))
 
     def pretrainings(self) -> Iterator[Job]:
         for name, arm in self.size.arms.items():
@@ -158,16 +159,19 @@ class Matrix:
             yield self._tuned("scratch-vit", draw, "--from-scratch", "vit", "--bundle", ours)
             yield self._tuned("scratch-cnn3d", draw, "--from-scratch", "cnn3d")
 
-    def evaluation(self) -> Job:
+    @property
+    def evaluated(self) -> Path:
+        return self.data / f"eval-{self.n_draws}-draws{'' if self.fine_tuned else '-frozen'}"
+
+    def evaluations(self) -> Iterator[Job]:
         folders = [str(job.result.parent) for job in self.tasks()]
         there = {folder.name.rpartition("-")[0] for folder in map(Path, folders)}
         bounds = [pair.split(" : ") for pair in BOUNDS]
         pairs = [w for a, b in bounds if {a, b} <= there for w in ("--compare", f"{a}:{b}")]
         for name in self.size.arms:
             pairs += ["--compare", f"probe-ours:probe-{name}"] if name != "ours" else []
-        out = self.data / f"eval-{self.n_draws}-draws{'' if self.fine_tuned else '-frozen'}"
-        argv = ("evaluate", *folders, "--out", str(out), *pairs)
-        return Job(out / "evaluation.json", argv)
+        argv = ("evaluate", *folders, "--out", str(self.evaluated), *pairs)
+        yield Job(self.evaluated / "evaluation.json", argv)
 
     def _bundle(self, name: str, seed: int) -> str:
         return str(self.data / "runs" / f"{name}-{seed}" / "bundle")
@@ -214,7 +218,7 @@ def time_arms(size: Size, path: Path) -> dict[str, float]:
 
 def table(matrix: Matrix) -> None:
     """Macro-AUROC of every method, and the differences with what is asked of them."""
-    tables = matrix.evaluation().result.parent / "tables"
+    tables = matrix.evaluated / "tables"
     rows = [r for r in pq.read_table(tables / "metrics.parquet").to_pylist() if _is_macro(r)]
     n_labels = round(matrix.scale * LABELS)
     print(f"\n{matrix.preset}, {n_labels} labels, macro-AUROC inside / outside (95 % by patient)")
@@ -250,6 +254,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=6, help="draws of labels")
     parser.add_argument("--scale", type=float, default=1.0, help="of all counts and steps")
     parser.add_argument("--jobs", type=int, default=2, help="commands at once, a thread each")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="stop after this")
     parser.add_argument("--frozen", action="store_true", help="probes alone, no fine-tuning")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=N", help=f"one of {NUMBERS}"
@@ -266,28 +271,17 @@ def main() -> None:
     require_same(args.work, f"{args.size} {numbers} scale={args.scale}")
     run = Runner(args.work, args.jobs, threads=1)
     ms_per_scan = time_arms(size, args.work / "ms_per_scan.json")
-    matrices = [
-        Matrix(
-            args.work,
-            preset,
-            size,
-            args.seeds,
-            args.draws,
-            args.scale,
-            ms_per_scan,
-            fine_tuned=not args.frozen,
-        )
-        for preset in args.presets.split(",")
-    ]
-    run("phantoms", [m.render() for m in matrices], at_once=1)
-    for folder in ("runs", "features", "tasks"):
+    how = (size, args.seeds, args.draws, args.scale, ms_per_scan, not args.frozen)
+    matrices = [Matrix(args.work, preset, *how) for preset in args.presets.split(",")]
+    for stage in STAGES[1 : STAGES.index(args.until) + 1]:
+        jobs = [job for m in matrices for job in getattr(m, stage)()]
+        run(stage, jobs, at_once=1 if stage == "phantoms" else None)
         for matrix in matrices:
-            (matrix.data / folder).mkdir(exist_ok=True)
-    for what in ("pretrainings", "features", "tasks"):
-        run(what, [job for m in matrices for job in getattr(m, what)()])
-    run("evaluations", [m.evaluation() for m in matrices])
-    for matrix in matrices:
-        table(matrix)
+            for folder in ("runs", "features", "tasks"):
+                (matrix.data / folder).mkdir(exist_ok=True)
+    if args.until == STAGES[-1]:
+        for matrix in matrices:
+            table(matrix)
 
 
 if __name__ == "__main__":
