@@ -77,15 +77,16 @@ def _launch(
         rise = high - low
         power = gamma if gamma is not None else volume
     out = torch.empty(*keep.shape, *channels, n_voxels, dtype=dtype, device=volume.device)
-    _copy_patches[(keep.numel(),)](
-        *(volume, *volume.shape[1:], keep, keep.shape[1], out, air),
-        *(scale, offset, step, power, low, rise),
-        *patch_zyx,
-        n_written=n_voxels * max(n_windows, 1),
-        n_windows=n_windows,
-        has_power=windows is not None and windows[2] is not None,
-        at_once=triton.next_power_of_2(n_voxels),
-    )
+    with torch.cuda.device_of(volume):  # type: ignore[no-untyped-call]
+        _copy_patches[(keep.numel(),)](
+            *(volume, *volume.shape[1:], keep, keep.shape[1], out, air),
+            *(scale, offset, step, power, low, rise),
+            *patch_zyx,
+            n_written=n_voxels * max(n_windows, 1),
+            n_windows=n_windows,
+            has_power=windows is not None and windows[2] is not None,
+            at_once=triton.next_power_of_2(n_voxels),
+        )
     return out
 
 

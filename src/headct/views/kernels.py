@@ -39,9 +39,9 @@ def sample(
     views = torch.empty(len(start), z, y, x, dtype=dtype, device=scans.device)
     affine = torch.cat([start[:, :, None], axes], dim=2).contiguous()  # [n 3 4]
     programs = (len(start) * z, triton.cdiv(y * x, AT_ONCE))
-    _sample[programs](
-        scans, affine, views, len(start) // len(scans), *scans.shape[1:], z, y, x, AIR_HU, AT_ONCE
-    )
+    sizes = (len(start) // len(scans), *scans.shape[1:], z, y, x)
+    with torch.cuda.device_of(scans):  # type: ignore[no-untyped-call]
+        _sample[programs](scans, affine, views, *sizes, AIR_HU, AT_ONCE)
     return views
 
 
@@ -60,12 +60,9 @@ def respond(hu: Tensor, factors: Tensor, noise_first: Tensor, bank: Tensor) -> T
     n, z, y, x = hu.shape
     views = torch.empty(n, z, y, x, device=hu.device)
     programs = (n * z, triton.cdiv(y * x, AT_ONCE))
-    _respond[programs](
-        *(hu, hu.stride(0), hu.stride(1), hu.stride(2), hu.stride(3)),
-        *(factors, factors.stride(0), noise_first),
-        *(bank, bank.stride(1), bank.stride(2)),
-        *(views, z, y, x, AIR_HU, AT_ONCE),
-    )
+    given = (hu, *hu.stride(), factors, factors.stride(0), noise_first)
+    with torch.cuda.device_of(hu):  # type: ignore[no-untyped-call]
+        _respond[programs](*given, bank, *bank.stride()[1:3], views, z, y, x, AIR_HU, AT_ONCE)
     return views
 
 
