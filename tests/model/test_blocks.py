@@ -20,3 +20,15 @@ def test_gelu_of_a_gpu_that_learns_nothing_is_gelu_to_bf16s_rounding():
     exact = F.gelu(linear(x))
     assert (found - exact).abs().max() < 0.06  # bf16 rounds 8 by 0.03
     assert (found - exact).abs().mean() < 1.2 * (learned - exact).abs().mean()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: there every layer is called")
+def test_a_layer_that_does_more_than_a_product_is_called():
+    class Doubled(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    torch.manual_seed(0)
+    linear, x = Doubled(64, 128).cuda(), torch.randn(2, 5, 64, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16), torch.no_grad():
+        torch.testing.assert_close(gelu_after(linear, x), F.gelu(linear(x)))

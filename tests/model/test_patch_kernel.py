@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from headct.model.architecture import ENCODERS
+from headct.model.encoder import ViT3D
 from headct.model.tokens import InputWindows, every_patch, gather_patches, grid_shape
 from headct.volume.volume import AIR_HU
 
@@ -17,15 +19,16 @@ pytestmark = pytest.mark.skipif(
     not (INTERPRETED or torch.cuda.is_available()), reason="no GPU, and TRITON_INTERPRET is not 1"
 )
 PATCH = (2, 4, 3)  # 24 voxels: no power of two
-RANDOM = torch.Generator().manual_seed(0)
 
 
 def volumes(*shape: int) -> torch.Tensor:
-    return 300 * torch.randn(*shape, generator=RANDOM)
+    return 300 * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def some_of(n: int, grid: tuple[int, int, int]) -> torch.Tensor:
-    chosen = [torch.randperm(every_patch(1, grid, "cpu").shape[1])[:7] for _ in range(n)]
+    random = torch.Generator().manual_seed(1)
+    everything = every_patch(1, grid, torch.device("cpu")).shape[1]
+    chosen = [torch.randperm(everything, generator=random)[:7] for _ in range(n)]
     return torch.stack(chosen).sort(dim=1).values
 
 
@@ -46,7 +49,8 @@ def test_window_channels_are_those_of_torch(is_own, has_power, limits):
     keep = some_of(3, grid_shape(hu.shape[1:], PATCH))
     level, width = torch.tensor([40.0, 600.0]), torch.tensor([80.0, 2800.0])
     if is_own:
-        level, width = level + torch.tensor([[0.0], [4], [-3]]), width * torch.ones(3, 1)
+        level, width = level + torch.tensor([[0.0], [4], [-3]]), width.expand(3, 2)
+        level = level.T.contiguous().T  # strides of its own
     power = torch.tensor([0.4, 1.0, 0.7]) if has_power else None
     windows = InputWindows(level, width, power)
     expected = windows.channels(gather_patches(hu, PATCH, keep)).flatten(2)
@@ -57,3 +61,15 @@ def test_window_channels_are_those_of_torch(is_own, has_power, limits):
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
     half = window_patches_of(*where, sent, limits, torch.bfloat16).cpu()
     torch.testing.assert_close(half.float(), expected, atol=4e-3, rtol=4e-3)
+
+
+def test_an_encoder_gives_the_same_and_a_gradient_to_hu_where_it_is_asked(monkeypatch):
+    torch.manual_seed(0)
+    encoder = ViT3D(ENCODERS["demo"]).to(DEVICE).eval()
+    hu = volumes(2, 45, 56, 48).to(DEVICE)
+    plain = encoder.forward_hu(hu)
+    monkeypatch.setattr("headct.views.backend.has_kernels", lambda _: True)
+    fused = encoder.forward_hu(hu)
+    torch.testing.assert_close(fused.patches, plain.patches, atol=1e-4, rtol=1e-4)
+    encoder.forward_hu(hu.requires_grad_()).cls[:, 0].sum().backward()
+    assert hu.grad.abs().sum() > 0

@@ -9,11 +9,13 @@ from safetensors.torch import load_file
 from headct.model.architecture import ENCODERS
 from headct.model.blocks import Block
 from headct.model.tokens import window_tensors
+from headct.objective.joint import JointObjective
 from headct.objective.mae import pull_of_patches
 from headct.run import read_jsonl
 from headct.train.distribute import ComputeConfig, prepare
 from headct.train.pretrain import pretrain
 from headct.train.runtime import Runtime
+from headct.views.batch import ViewBatch
 
 from .tiny import RECIPE, make_store, recipe
 
@@ -77,6 +79,27 @@ def test_a_block_is_one_graph_for_any_number_of_tokens():
     for n_tokens in (5, 7, 9):
         x, turn = torch.rand(2, n_tokens, 24), rotation[:, :n_tokens]
         torch.testing.assert_close(compiled(x, turn), block(x, turn))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own
+def test_a_compiled_run_compiles_what_the_pixel_loss_is_made_with():
+    objective = JointObjective(recipe().objective, recipe().encoder)
+    prepare(objective, ComputeConfig(compile=True), CPU)
+    assert objective.pull is not pull_of_patches
+    calls = []
+
+    def counted(*inputs):
+        calls.append(1)
+        return pull_of_patches(*inputs)
+
+    objective = JointObjective(recipe().objective, recipe().encoder)
+    objective.pull = counted
+    hu, keep = 50 * torch.randn(2, 1, 24, 24, 24), torch.arange(27).expand(2, 1, -1)
+    masked = (torch.arange(27) < 14).expand(2, 1, -1)
+    flipped = torch.zeros(2, 1, dtype=torch.bool)
+    views = ViewBatch(hu, hu[:, :0], keep, masked, 14, flipped, (2.0, 2.0, 2.0))
+    assert torch.isfinite(objective(views, 0.0)["loss"])
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("normalised", [False, True])

@@ -1,4 +1,7 @@
-"""Kernels of a GPU against torch's operations; on a CPU with TRITON_INTERPRET=1 and triton."""
+"""Kernels of a GPU against torch's operations; on a CPU with TRITON_INTERPRET=1 and triton.
+
+A slice of the views is two programs of a kernel, the second of them not full.
+"""
 
 import os
 
@@ -6,6 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from headct.views.augment import AugmentConfig
+from headct.views.batch import ViewMaker, ViewsConfig
 from headct.views.cut import Placement, rotation_matrix
 from headct.views.response import Response, _all_at_once
 from headct.volume.volume import AIR_HU
@@ -13,12 +18,14 @@ from headct.volume.volume import AIR_HU
 pytest.importorskip("triton", reason="triton is not installed: it comes with torch for CUDA")
 from headct.views import kernels
 
+from .conftest import PATCH, select
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 pytestmark = pytest.mark.skipif(
     not (INTERPRETED or torch.cuda.is_available()), reason="no GPU, and TRITON_INTERPRET is not 1"
 )
-GRID, SHAPE, SPACING = (24, 30, 20), (17, 25, 16), (2.0, 1.5, 2.0)
+GRID, SHAPE, SPACING = (24, 30, 20), (7, 33, 31), (2.0, 1.5, 2.0)
 
 
 def oblique(n: int, apart_voxels: float) -> Placement:
@@ -65,3 +72,21 @@ def test_a_response_is_that_of_torch_on_rows_of_any_stride():
     expected = _all_at_once(hu.float().contiguous(), of, bank)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-6)
     assert found.min() == AIR_HU
+
+
+def test_views_of_a_batch_are_those_of_torch(grid, heads, monkeypatch):
+    augment = {name: {"probability": 0.6} for name in AugmentConfig.model_fields if name != "gain"}
+    config = ViewsConfig.model_validate({"augment": augment, "crop": {"local_mm": 64.0}})
+    places = [(0, 0), (0, 1), (3, 2), (0, 7)]
+    alone = ViewMaker(config, grid, PATCH, select, seed=5).make(heads, places, step=1)
+    for module in ("draws", "cut", "spread", "response"):
+        monkeypatch.setattr(f"headct.views.{module}.one_by_one", lambda _: False)
+    for module in ("cut", "response", "backend"):
+        monkeypatch.setattr(f"headct.views.{module}.has_kernels", lambda _: True)
+    maker = ViewMaker(config, grid, PATCH, select, seed=5)
+    together = maker.make(heads.to(DEVICE), places, step=1)
+    for name in ("globals_hu", "locals_hu"):
+        apart = (getattr(together, name).cpu() - getattr(alone, name)).abs()
+        assert getattr(together, name).dtype == torch.float32
+        assert apart.mean() < 0.05
+        assert (apart > 2).float().mean() < 1e-3  # edges of what is erased

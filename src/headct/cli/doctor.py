@@ -82,7 +82,12 @@ def _accelerator() -> list[tuple[bool, str, str]]:
 
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
-        return [(True, "GPU", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")]
+        from headct.views.backend import why_no_kernels
+
+        why = why_no_kernels(torch.device("cuda"))
+        kernels = "Triton" if why is None else f"torch's operations, which take longer: {why}"
+        found = f"{torch.cuda.device_count()} x {', '.join(sorted(names))}"
+        return [(True, "GPU", found), (True, "views and patches", kernels)]
     bf16 = (
         torch.cpu._is_avx512_bf16_supported()
         if hasattr(torch.cpu, "_is_avx512_bf16_supported")

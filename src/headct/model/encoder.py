@@ -26,8 +26,8 @@ from headct.model.tokens import (
     patch_centres_mm,
     window_tensors,
 )
+from headct.views.backend import for_kernels
 from headct.views.constants import constant
-from headct.views.draws import has_kernels
 from headct.volume.volume import AIR_HU
 
 
@@ -138,7 +138,7 @@ class ViT3D(nn.Module):
     def window_patches(self, hu: Tensor, keep: Tensor | None, windows: InputWindows) -> Tensor:
         """Window channels [b t c*v] of patches of HU [b z y x]; arguments as in `forward_hu`."""
         patch, limits = self.config.patch_voxels_zyx, self.config.channel_range
-        if has_kernels(hu.device):
+        if for_kernels(hu):
             from headct.model.patch_kernel import window_patches_of
 
             reduced = torch.is_autocast_enabled("cuda")  # the first product wants it so

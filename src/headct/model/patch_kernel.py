@@ -1,4 +1,4 @@
-"""The look-up of patches on a GPU and their window channels, as one Triton kernel.
+"""The look-up of patches on a GPU, and their window channels, as one Triton kernel.
 
 A patch is a program: where it lies is worked out once for it, and its voxels are read once. torch's
 operations look up rows of a few voxels, or divide for every voxel.
@@ -70,15 +70,17 @@ def _launch(
         level_hu, width_hu, gamma, low, high = windows
         n_windows = level_hu.shape[-1]
         channels = (n_windows,)
+        if level_hu.ndim == 2:
+            step = n_windows
+            level_hu, width_hu = (v.expand(len(volume), -1) for v in (level_hu, width_hu))
         # share of the window: hu * scale + offset
-        scale = 1.0 / width_hu.float()
-        offset = 0.5 - level_hu * scale
-        step = n_windows if level_hu.ndim == 2 else 0
+        scale = (1.0 / width_hu.float()).contiguous()
+        offset = (0.5 - level_hu * scale).contiguous()
         rise = high - low
-        power = gamma if gamma is not None else volume
+        power = volume if gamma is None else gamma.contiguous()
     out = torch.empty(*keep.shape, *channels, n_voxels, dtype=dtype, device=volume.device)
     with torch.cuda.device_of(volume):  # type: ignore[no-untyped-call]
-        _copy_patches[(keep.numel(),)](
+        _look_up[(keep.numel(),)](
             *(volume, *volume.shape[1:], keep, keep.shape[1], out, air),
             *(scale, offset, step, power, low, rise),
             *patch_zyx,
@@ -91,7 +93,7 @@ def _launch(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _copy_patches(  # type: ignore[no-untyped-def]
+def _look_up(  # type: ignore[no-untyped-def]
     volume,
     n_z,
     n_y,
@@ -133,7 +135,8 @@ def _copy_patches(  # type: ignore[no-untyped-def]
     for window in tl.static_range(n_windows):
         of = scan * step + window
         share = hu.to(tl.float32) * tl.load(scale + of) + tl.load(offset + of)
-        share = tl.minimum(tl.maximum(share, 0.0), 1.0)
+        share = tl.maximum(share, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        share = tl.minimum(share, 1.0, propagate_nan=tl.PropagateNan.ALL)
         if has_power:
             share = tl.exp2(tl.load(power + scan) * tl.log2(share))
         channel = (low + rise * share).to(out.dtype.element_ty)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headct.views.backend import for_kernels
 from headct.views.constants import constant
-from headct.views.draws import has_kernels
 from headct.views.mask import patch_occupancy, unravel
 from headct.volume.volume import AIR_HU
 from headct.volume.window import Window
@@ -97,7 +97,7 @@ def gather_patches(
     grid = grid_shape(volume.shape[2:], patch_zyx)
     if keep is None:
         keep = every_patch(n, grid, volume.device)
-    if has_kernels(volume.device) and not has_channels:
+    if for_kernels(volume) and not has_channels:
         from headct.model.patch_kernel import patches_of
 
         return patches_of(volume[:, 0], patch_zyx, keep, outside)

@@ -82,9 +82,10 @@ def sinkhorn_targets(
     counts = logits.new_ones(len(logits)) if used is None else used.to(logits.dtype)
     wanted = counts.sum() / logits.shape[1]  # of every column
     of_row = counts
-    for _ in range(n_iterations):
-        of_column = wanted / (likeness.T @ of_row).clamp_(min=1e-30)
-        of_row = counts / (likeness @ of_column).clamp_(min=1e-30)
+    with torch.autocast(logits.device.type, enabled=False):  # sums, not products for it to round
+        for _ in range(n_iterations):
+            of_column = wanted / (likeness.T @ of_row).clamp_(min=1e-30)
+            of_row = counts / (likeness @ of_column).clamp_(min=1e-30)
     return likeness.mul_(of_column).mul_(of_row[:, None])
 
 

@@ -206,8 +206,12 @@ class WindowErrors(torch.autograd.Function):
         """
         windows_hu = window_tensors(windows, predicted.device)
         how = (*windows_hu, config.saturated_weight, config.normalised)
-        pulls, sums = torch.empty_like(predicted), torch.zeros((), device=predicted.device)
-        for at in chunks(predicted):
+        pieces = chunks(predicted)
+        pulls, sums = pull(predicted[pieces[0]], voxels_hu[pieces[0]], *how)
+        if len(pieces) > 1:
+            first, pulls = pulls, torch.empty_like(predicted)
+            pulls[pieces[0]] = first
+        for at in pieces[1:]:
             pulls[at], more = pull(predicted[at], voxels_hu[at], *how)
             sums = sums + more
         squares, total = sums[:2].sum(dim=-1)  # each [c]

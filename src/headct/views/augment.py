@@ -1,8 +1,9 @@
-"""What a scanner does to HU, as augmentations: each draws its parameters, then applies them.
+"""What a scanner does to HU, as augmentations: each draws its parameters.
 
 All work on HU before windowing, in mm, on whatever device the views are. Kernel and slice thickness
-are operators per axis (`spread`), so that they merge into the one resampling of `crop`. Gamma and
-contrast curves are left out on purpose: they destroy the meaning of HU.
+are operators per axis (`spread`), so that they merge into the one resampling of `crop`; gain,
+cupping, skull base and noise are factors of one function of a view (`response`). Gamma and contrast
+curves are left out on purpose: they destroy the meaning of HU.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class SkullBase(Config):
     def band(self, drawn: dict[str, Tensor], at: Placement) -> tuple[Tensor, Tensor]:
         """A Gaussian band in z, HU [n z], and its width [n x]: all of it at the midline."""
         below = at.below_top_mm() - drawn["band_below_top_mm"][:, None]
+        # denormal numbers would slow every product
         fall = F.threshold(torch.exp(-((below / self.height_mm) ** 2)), 1e-6, 0.0)
         return drawn["band_hu"][:, None] * fall, torch.exp(-((at.axis_mm(2) / 45.0) ** 2))
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headct.views.draws import has_kernels, one_by_one, sent
+from headct.views.backend import has_kernels
+from headct.views.draws import one_by_one, sent
 from headct.views.sample import sample_affine
 from headct.volume.volume import AIR_HU, Zyx
 

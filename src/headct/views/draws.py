@@ -6,12 +6,8 @@ computes with. A CPU makes one view after another, a GPU all at once.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -109,17 +105,6 @@ def column(values: Tensor) -> Tensor:
 def one_by_one(device: torch.device) -> bool:
     """Whether views are made one after another there: a CPU has each in its cache."""
     return device.type == "cpu"
-
-
-@cache
-def has_kernels(device: torch.device) -> bool:
-    """Whether views are made by kernels of our own there (`views.kernels`).
-
-    Triton needs a C compiler at run time; without either, torch's operations do the same.
-    """
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return "CC" in os.environ or any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def touched(amount: Tensor, device: torch.device) -> list[slice]:

@@ -45,6 +45,13 @@ def sample(
     return views
 
 
+def try_out(device: torch.device) -> None:
+    """Sample one voxel, so that whatever Triton lacks on this machine shows."""
+    scan = torch.zeros(1, 1, 1, 1, dtype=torch.int16, device=device)
+    affine = torch.zeros(1, 3, 4, device=device)
+    sample(scan, affine[..., 0], affine[..., 1:], (1, 1, 1), torch.float32)
+
+
 def respond(hu: Tensor, factors: Tensor, noise_first: Tensor, bank: Tensor) -> Tensor:
     """`response.respond` for all views at once.
 
@@ -153,4 +160,5 @@ def _respond(  # type: ignore[no-untyped-def]
     seen += band_hu * band_width
     box = bank + tl.load(noise_first + view) + k * bank_z
     seen += noise_hu * tl.load(box + j * bank_y + i, mask=inside, other=0.0)
-    tl.store(views + row.to(tl.int64) * y * x + pixel, tl.maximum(seen, air), mask=inside)
+    seen = tl.maximum(seen, air, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(views + row.to(tl.int64) * y * x + pixel, seen, mask=inside)

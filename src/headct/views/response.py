@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from headct.views.draws import column, has_kernels, one_by_one, sent
+from headct.views.backend import has_kernels
+from headct.views.draws import column, one_by_one, sent
 from headct.views.noise import box, boxes
 from headct.volume.volume import AIR_HU
 
