@@ -137,6 +137,7 @@ def test_speed_time_left_and_memory_are_in_the_metrics(whole):
     assert 0.05 < rows[-1]["peak_memory_gib"] < 10
     event = next(iter(read_jsonl(whole / "events.jsonl")))
     assert (event["peak_from"], event["peak_tflops"] > 0) == ("measured", True)
+    assert event["no_kernels"] == ("no GPU" if event["device"] == "cpu" else None)
 
 
 def test_a_gpu_too_small_is_an_error_before_the_first_step(store, tmp_path, monkeypatch):

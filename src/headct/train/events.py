@@ -12,6 +12,7 @@ import torch
 from headct import __version__
 from headct.run import append_jsonl, read_jsonl
 from headct.train.runtime import Runtime
+from headct.views.backend import why_no_kernels
 
 FILE = "events.jsonl"
 
@@ -40,6 +41,7 @@ class Events:
             "precision": str(self.runtime.dtype).removeprefix("torch."),
             "world_size": self.runtime.world_size,
             "threads": torch.get_num_threads(),
+            "no_kernels": why_no_kernels(self.runtime.device),
         }
         append_jsonl(self.file, [row | more], durable=True)
 
