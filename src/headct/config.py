@@ -127,7 +127,12 @@ def _set(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise UsageError(f"--set {key}: {parent} is a value, not a section", remedy="check it")
+            whole = f"{{preset={values!r}, {last}={text.strip()}}}"
+            remedy = f'give all of it: --set "{parent}={whole}"'
+            raise UsageError(
+                f"--set {key}: {parent} is a value, not a section",
+                remedy=remedy if isinstance(values, str) else f"leave out what follows {parent}",
+            )
     values[last] = value
 
 

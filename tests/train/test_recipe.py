@@ -115,3 +115,11 @@ def test_the_hash_leaves_out_what_changes_nothing():
     assert base.hash == recipe(record={"checkpoint_every": 7}, name="other").hash
     assert base.hash != recipe(seed=4).hash
     assert base.differences(recipe(seed=4, optim={"lr": 0.1})) == ["optim.lr", "seed"]
+
+
+def test_a_key_within_a_named_preset_says_how_to_write_it():
+    with pytest.raises(UsageError) as error:
+        load_recipe("demo", PretrainRecipe, ("encoder.n_tokens=100",), builtin="headct.recipes")
+    setting = error.value.remedy.partition("--set ")[2].strip('"')
+    changed = load_recipe("demo", PretrainRecipe, (setting,), builtin="headct.recipes")
+    assert changed.encoder.n_tokens == 100

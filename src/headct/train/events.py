@@ -45,13 +45,22 @@ class Events:
         }
         append_jsonl(self.file, [row | more], durable=True)
 
-    def tell_other_world_size(self) -> None:
-        """Say so where a run goes on with another number of ranks."""
-        before = [row["world_size"] for row in read_jsonl(self.file)]
-        now = self.runtime.world_size
-        if self.runtime.is_main and before and before[-1] != now:
+    def tell_what_differs(self) -> None:
+        """Say so where a run goes on with another number of ranks or threads."""
+        rows = list(read_jsonl(self.file))
+        if not self.runtime.is_main or not rows:
+            return
+        before, now = rows[-1]["world_size"], self.runtime.world_size
+        if before != now:
             print(
-                f"earlier {before[-1]} ranks, now {now}: batch, schedule and order of the scans"
+                f"earlier {before} ranks, now {now}: batch, schedule and order of the scans"
                 " stay; random numbers that ranks draw and the rounding of sums do not",
+                file=sys.stderr,
+            )
+        before, now = rows[-1]["threads"], torch.get_num_threads()
+        if before != now and self.runtime.device.type == "cpu":
+            print(
+                f"earlier {before} threads, now {now}: sums are rounded in another order; for"
+                f" the same weights to the bit give --threads {before}",
                 file=sys.stderr,
             )

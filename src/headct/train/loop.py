@@ -147,7 +147,8 @@ def fit(
         if state.skipped_in_a_row >= config.max_skipped_in_a_row:
             raise TrainingError(
                 f"the loss was not finite {state.skipped_in_a_row} times in a row",
-                remedy="lower optim.lr, or set precision=fp32; nonfinite.jsonl names the scans",
+                remedy="lower optim.lr and optim.muon_lr, or set precision=fp32, and start in a new"
+                " --out; nonfinite.jsonl names the scans",
                 code="nonfinite-loss",
             )
         if stopping:

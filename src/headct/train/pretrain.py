@@ -280,7 +280,7 @@ class PretrainRun:
             write_run_record(self.folder, self.recipe, seed=self.recipe.seed, verb="pretrain")
         for name in ("metrics.jsonl", "nonfinite.jsonl"):
             trim_steps(self.folder / name, self.state.step)
-        self.events.tell_other_world_size()
+        self.events.tell_what_differs()
         peak = {"peak_tflops": self.peak.flops / 1e12, "peak_from": self.peak.source}
         self._note("resumed" if resumed else "started", peak)
 
