@@ -68,7 +68,11 @@ def main() -> None:
     if failed := subprocess.run(script("recipe", *matrix, "--until", "timing")).returncode:
         raise SystemExit(failed)
     phantoms = rendering(script("recipe", *matrix, "--until", "phantoms"))
-    rows = [row for wanted in args.speed for row in time_steps(wanted, args.work)]
+    try:
+        rows = [row for wanted in args.speed for row in time_steps(wanted, args.work)]
+    except subprocess.CalledProcessError as error:
+        phantoms.terminate()
+        raise SystemExit(f"timing failed: {' '.join(error.cmd)}") from None
     if phantoms.wait():
         raise SystemExit("rendering failed")
     print("scans_per_s by the clock, ms_per_scan by a CPU's own time where there is no GPU")

@@ -81,9 +81,9 @@ def _accelerator() -> list[tuple[bool, str, str]]:
     import torch
 
     if torch.cuda.is_available():
-        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         from headct.views.backend import why_no_kernels
 
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         why = why_no_kernels(torch.device("cuda"))
         kernels = "Triton" if why is None else f"torch's operations, which take longer: {why}"
         found = f"{torch.cuda.device_count()} x {', '.join(sorted(names))}"
