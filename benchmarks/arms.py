@@ -44,6 +44,9 @@ DEMO_FMCT = _faithful("demo", (6, 8, 6), 192, 3)
 SMALL_FMCT = _faithful("small", (12, 15, 12), 384, 6)
 # a run of a hundred steps: at the recipe's momentum of 0.996 the teacher would stay where it began
 SHORT_DINO = ("objective.cls.centring.n_prototypes=1024", "optim.momentum=0.95")
+# what a run of minutes needs on any grid (decision 0039)
+SHORT_ADAMW = ("views.keep_clean=true", "views.crop.global_fraction=[1,1]")
+SHORT = (*SHORT_ADAMW, "optim.muon_lr=6e-3")
 SIZES = {
     "tiny": Size(
         grid="demo",
@@ -65,9 +68,10 @@ SIZES = {
         batch=64,
         budget_s=300,
         arms={
-            "ours": Arm("small"),
-            "pix-alone": Arm("small", (NO_LAT, NO_CLS)),
-            "fmct-dino": Arm("fmct-dino", (*SMALL_FMCT, *SHORT_DINO)),
+            "ours": Arm("small", SHORT),
+            "pix-alone": Arm("small", (*SHORT, NO_LAT, NO_CLS)),
+            "adamw": Arm("small", SHORT_ADAMW),
+            "fmct-dino": Arm("fmct-dino", (*SMALL_FMCT, *SHORT_DINO, "accumulate=2")),
             "fmct-mae": Arm("fmct-mae", (*SMALL_FMCT, "optim.lr=1e-3")),
         },
     ),

@@ -273,9 +273,12 @@ def main() -> None:
     ms_per_scan = time_arms(size, args.work / "ms_per_scan.json")
     how = (size, args.seeds, args.draws, args.scale, ms_per_scan, not args.frozen)
     matrices = [Matrix(args.work, preset, *how) for preset in args.presets.split(",")]
+    at_once = {"phantoms": 1}  # it takes all cores by itself
+    if torch.cuda.is_available():
+        at_once["pretrainings"] = min(args.jobs, 3)  # they share its memory
     for stage in STAGES[1 : STAGES.index(args.until) + 1]:
         jobs = [job for m in matrices for job in getattr(m, stage)()]
-        run(stage, jobs, at_once=1 if stage == "phantoms" else None)
+        run(stage, jobs, at_once.get(stage))
         for matrix in matrices:
             for folder in ("runs", "features", "tasks"):
                 (matrix.data / folder).mkdir(exist_ok=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from headct.model import attention
-from headct.model.attention import Attention, RecomputedAttention, RotatedHeads, attend
-from headct.model.position import rotate, rotations
+from headct.model.attention import Attention, RecomputedAttention, attend
+from headct.model.position import rotations
 
 
 def test_attention_is_the_definition_in_both_precisions() -> None:
@@ -30,31 +30,6 @@ def test_attention_is_the_definition_in_both_precisions() -> None:
 def qkv() -> torch.Tensor:
     """[b t 3 h e]."""
     return torch.randn(2, 5, 3, 2, 8, generator=torch.Generator().manual_seed(2)).double()
-
-
-@pytest.fixture
-def rotation() -> torch.Tensor:
-    """[b t 1 1 e/2 2]."""
-    centre_mm = 50 * torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(3))
-    periods_mm = 10 + 90 * torch.rand(4, 3, generator=torch.Generator().manual_seed(4))
-    return rotations(centre_mm, periods_mm)[:, :, None, None].double()
-
-
-def test_heads_are_the_rotated_parts(qkv: torch.Tensor, rotation: torch.Tensor) -> None:
-    q, k, v = RotatedHeads.apply(qkv, rotation)
-    for b, t, h in [(0, 0, 0), (1, 4, 1), (0, 3, 1)]:
-        turn = rotation[b, t, 0, 0]
-        torch.testing.assert_close(q[b, h, t], rotate(qkv[b, t, 0, h], turn))
-        torch.testing.assert_close(k[b, h, t], rotate(qkv[b, t, 1, h], turn))
-        assert torch.equal(v[b, h, t], qkv[b, t, 2, h])
-    for part, plain in enumerate(RotatedHeads.apply(qkv, None)):
-        assert torch.equal(plain, qkv[:, :, part].transpose(1, 2))
-
-
-def test_gradients_of_heads_are_turned_back(qkv: torch.Tensor, rotation: torch.Tensor) -> None:
-    qkv.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: RotatedHeads.apply(x, rotation), qkv)
-    assert torch.autograd.gradcheck(lambda x: RotatedHeads.apply(x, None), qkv)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 3 * 5 * 5 * 8, 2**20])

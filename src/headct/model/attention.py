@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headct.model.position import rotate, turned
+from headct.model.rotary import on_cpu, split_heads
 
 RECOMPUTED_FROM_TOKENS = 350
 """In bf16 on a CPU, storing the weights [t t] for backward is the faster way below this."""
@@ -38,16 +38,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Each [b h t e]; queries and keys are rotated."""
         qkv = torch.unflatten(self.qkv(x), -1, (3, self.heads, -1))  # [b t 3 h e]
-        if on_cpu(qkv):
-            return RotatedHeads.apply(qkv, rotation)  # type: ignore[no-any-return, no-untyped-call]
-        q_k = qkv[:, :, :2] if rotation is None else rotate(qkv[:, :, :2], rotation)
-        q, k = q_k.permute(2, 0, 3, 1, 4)
-        return q, k, qkv[:, :, 2].transpose(1, 2)
-
-
-def on_cpu(x: Tensor) -> bool:
-    """Whether the functions written by hand are the faster ones; a compiler fuses its own."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+        return split_heads(qkv, rotation)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -64,43 +55,6 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k' / sqrt(e)): [b h t t]; the softmax sums in float32 in every dtype."""
     scale = q.shape[-1] ** -0.5
     return torch.softmax((q * scale) @ k.transpose(-2, -1), dim=-1)
-
-
-class RotatedHeads(torch.autograd.Function):
-    """Queries, keys and values of every head, in the order that products want.
-
-    Forward and backward write each vector once, where a chain of views is gathered, zero-filled and
-    summed again by the autograd of each.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, rotation: Tensor | None) -> tuple[Tensor, ...]:
-        """[b t 3 h e] and rotations [b t 1 1 e/2 2] -> three [b h t e], the first two rotated."""
-        parts = qkv.permute(2, 0, 3, 1, 4)  # [3 b h t e]
-        heads = torch.empty_like(parts, memory_format=torch.contiguous_format)
-        if rotation is None:
-            heads.copy_(parts)
-        else:
-            rotation = rotation.transpose(1, 3)[:, 0]  # [b 1 t e/2 2]
-            heads[:2] = turned(parts[:2], rotation)
-            heads[2] = parts[2]
-        ctx.save_for_backward(rotation)
-        return heads.unbind()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """Turned back by the same angles."""
-        (rotation,) = ctx.saved_tensors
-        b, h, t, e = grads[0].shape
-        of_qkv = grads[0].new_empty(b, t, 3, h, e)
-        if rotation is not None:
-            cosine, sine = rotation.unbind(-1)
-            rotation = torch.stack([cosine, -sine], dim=-1)
-        for part, grad in enumerate(grads):
-            is_turned = rotation is not None and part < 2
-            grad = turned(grad, rotation) if is_turned else grad
-            of_qkv[:, :, part] = grad.transpose(1, 2)
-        return of_qkv, None
 
 
 class RecomputedAttention(torch.autograd.Function):
