@@ -68,9 +68,9 @@ SIZES = {
         batch=64,
         budget_s=300,
         arms={
-            "ours": Arm("small", SHORT),
-            "pix-alone": Arm("small", (*SHORT, NO_LAT, NO_CLS)),
-            "adamw": Arm("small", SHORT_ADAMW),
+            "ours": Arm("small", (*SHORT, NO_LAT, NO_CLS)),
+            "joint": Arm("small", SHORT),
+            "adamw": Arm("small", (*SHORT_ADAMW, NO_LAT, NO_CLS)),
             "fmct-dino": Arm("fmct-dino", (*SMALL_FMCT, *SHORT_DINO, "accumulate=2")),
             "fmct-mae": Arm("fmct-mae", (*SMALL_FMCT, "optim.lr=1e-3")),
         },

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -22,6 +23,9 @@ from headct.views.sample import sample_affine
 from headct.volume.volume import AIR_HU, Zyx
 
 Shape = tuple[int, int, int]
+TILED_FROM_VOXELS = 2**18
+"""Views of a CPU that multiplies tiles of bfloat16 are cut in it from this size on: five times as
+fast as in float32, where smaller products are no faster."""
 Path = Literal["slice", "axes", "sample"]
 
 
@@ -166,31 +170,91 @@ def _one_by_one(
 ) -> Tensor:
     """Views from the voxels that each depends on; "sample" spreads what it has sampled."""
     views = torch.empty(len(placement.step), *placement.shape_zyx)
+    tiled = has_tiles() and views[0].numel() >= TILED_FROM_VOXELS
+    beyond: list[Tensor] = []
+    if tiled:
+        near = [None if operator is None else rounded(operator) for operator in operators]
+        beyond = [1.0 - operator.sum(-1) for operator in near if operator is not None]
+        operators = [None if operator is None else operator.bfloat16() for operator in near]
     starts, axes = placement.start_voxel(), placement.axes()
     views_each = len(views) // len(scans)
+    on_box = path == "axes" and not tiled
+    spans = [None if o is None or not on_box else _spans(o) for o in operators]
     for i, view in enumerate(views):
         scan = scans[i // views_each]
         mine = [None if operator is None else operator[i] for operator in operators]
         if path == "sample":
             sample_affine(scan, starts[i], axes[i], view)
             on_view = view
+            if tiled and any(operator is not None for operator in mine):
+                view.copy_(_on_one(view.add_(AIR_HU).bfloat16(), mine))
+                continue
+        elif tiled:
+            if i % views_each == 0:
+                whole = scan.bfloat16()
+            view.copy_(_on_tiles(whole, mine, [lack[i] for lack in beyond]))
+            continue
         else:
-            on_view, mine = _used(scan, mine)
-            on_view = on_view - float(AIR_HU)
+            for axis, span in enumerate(spans):
+                operator = mine[axis]
+                if span is not None and operator is not None:
+                    scan = scan.narrow(axis, *span[i])
+                    mine[axis] = operator.narrow(1, *span[i])
+            on_view = scan - float(AIR_HU)
         torch.add(_on_one(on_view, mine), AIR_HU, out=view)
     return views
 
 
-def _used(scan: Tensor, operators: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
-    """The box of a scan that operators look at, and the same operators on that box."""
-    on_box: list[Tensor | None] = []
-    for axis, operator in enumerate(operators):
-        if operator is not None:
-            used = operator.any(0).nonzero()[:, 0].tolist() or [0]
-            first, n = used[0], used[-1] - used[0] + 1
-            scan, operator = scan.narrow(axis, first, n), operator.narrow(1, first, n)
-        on_box.append(operator)
-    return scan, on_box
+@cache
+def has_tiles() -> bool:
+    """Whether this CPU multiplies tiles of bfloat16 (AMX)."""
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def rounded(operators: Tensor) -> Tensor:
+    """[n out in] as bfloat16 has them, the sums of rows kept to 1e-3 or better: air stays air.
+
+    Each row's largest weights take, one after another, what rounding has left of the sum.
+    """
+    sums = operators.sum(-1, keepdim=True)
+    near, sizes = operators.bfloat16().float(), operators.abs()
+    for _ in range(3):
+        largest = sizes.max(-1, keepdim=True).indices
+        mended = near.gather(-1, largest) + sums - near.sum(-1, keepdim=True)
+        near.scatter_(-1, largest, mended.bfloat16().float())
+        sizes.scatter_(-1, largest, 0.0)
+    return near
+
+
+def _on_tiles(scan: Tensor, operators: Sequence[Tensor | None], beyond: Sequence[Tensor]) -> Tensor:
+    """HU in bfloat16 with a matrix per axis applied, which rounds brain by 0.1 HU and bone by 2.
+
+    HU as they are: as HU above air, all would be far from 0 and rounded more. The whole scan, so
+    that few shapes occur: what multiplies tiles is compiled for each of them, once.
+
+    Args:
+        scan: [z y x] bfloat16.
+        operators: [out in] bfloat16 of every axis.
+        beyond: [out] of every axis, the weight that a row gives to air beyond the scan.
+    """
+    view = scan
+    for operator, lack in zip(reversed(operators), reversed(beyond), strict=True):
+        assert operator is not None
+        edges = (len(operator), *view.shape[:2])  # the last axis is replaced, and becomes the first
+        view = operator @ view.reshape(-1, view.shape[2]).mT
+        rows = (lack.abs() > 2e-3).nonzero()[:, 0]
+        if len(rows):
+            view[rows] += (AIR_HU * lack[rows, None]).bfloat16()
+        view = view.view(edges)
+    return view
+
+
+def _spans(operators: Tensor) -> list[tuple[int, int]]:
+    """First voxel and number of voxels that each operator [out in] of [n out in] looks at."""
+    looked = operators.any(1).numpy()
+    first, behind = looked.argmax(1), looked[:, ::-1].argmax(1)
+    n = looked.shape[1]
+    return [(int(a), int(n - b - a)) for a, b in zip(first, behind, strict=True)]
 
 
 def _slices(scans: Tensor, placement: Placement) -> Tensor:
@@ -242,4 +306,4 @@ def _on_one(view: Tensor, operators: Sequence[Tensor | None]) -> Tensor:
 
 def _is_identity(operator: Tensor) -> bool:
     n_out, n_in = operator.shape
-    return n_out == n_in and torch.equal(operator, torch.eye(n_in))
+    return n_out == n_in and torch.equal(operator, torch.eye(n_in, dtype=operator.dtype))

@@ -60,12 +60,10 @@ def patch_occupancy(hu: Tensor, patch_voxels_zyx: Shape) -> Tensor:
     if any(missing):
         head = F.pad(head, (0, missing[2], 0, missing[1], 0, missing[0]))
     _, z, y, x = head.shape
-    columns = (
-        head.view(n, z // pz, pz, y * x)
-        .view(torch.uint8)
-        .sum(2, dtype=torch.uint8 if pz < 256 else torch.int32)
-    )
-    counts = columns.view(n, z // pz, y // py, py, x // px, px).to(torch.float32).sum((3, 5))
+    counting = torch.uint8 if pz * py < 256 else torch.int32
+    in_z = head.view(n, z // pz, pz, y * x).view(torch.uint8).sum(2, dtype=counting)
+    in_y = in_z.view(n, z // pz, y // py, py, x).sum(3, dtype=counting)
+    counts = in_y.view(n, z // pz, y // py, x // px, px).sum(4, dtype=torch.float32)
     return counts / (pz * py * px)
 
 
