@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from headct.model import rotary
 from headct.model.position import rotate, rotations
-from headct.model.rotary import RotatedHeads, turned_heads, turned_queries_keys
+from headct.model.rotary import RotatedHeads, split_heads, turned_heads, turned_queries_keys
 
 
 @pytest.fixture
@@ -59,3 +60,23 @@ def test_operators_keep_what_compilers_are_told(
 ) -> None:
     operator = turned_heads if learns else turned_queries_keys
     torch.library.opcheck(operator, (qkv.float().requires_grad_(learns), rotation.float()))
+
+
+@pytest.mark.parametrize("has_operators", [False, True])
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("turns", [False, True])
+def test_heads_are_the_same_on_every_way(
+    qkv: torch.Tensor,
+    rotation: torch.Tensor,
+    has_operators: bool,
+    learns: bool,
+    turns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = RotatedHeads.apply(qkv, rotation if turns else None)
+    monkeypatch.setattr(rotary, "on_cpu", lambda _: False)
+    monkeypatch.setattr(rotary, "for_operators", lambda _: has_operators)
+    with torch.set_grad_enabled(learns):
+        found = split_heads(qkv, rotation if turns else None)
+    for part, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(part, wanted)

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from headct.model import rotary
 from headct.model.position import rotate
 
 pytest.importorskip("triton", reason="triton is not installed: it comes with torch for CUDA")
@@ -42,10 +43,27 @@ def test_turns_as_torch_does(dtype, has_values, scans_with_own_places):
 
 def test_turns_back_gradients_of_any_strides():
     qkv, rotation = drawn(2, 21, 3, 2, 16).to(DEVICE), angles(2, 21, 8).to(DEVICE)
-    turned = [part.transpose(1, 2).contiguous().transpose(1, 2) for part in qkv.unbind(2)]
+    q, k, v = qkv.unbind(2)
+    turned = [q.contiguous(), k.transpose(1, 2).contiguous().transpose(1, 2), v]
     there = torch.empty_like(qkv)
     turn(turned, rotation, there.unbind(2))
     uneven = [*there.unbind(2)[:2], there[:, :, 2].mT.contiguous().mT]
     again = torch.full_like(qkv, torch.nan)
     turn(uneven, rotation, again.unbind(2), back=True)
     torch.testing.assert_close(again, qkv)
+
+
+@pytest.mark.parametrize("n_scans", [0, 2])
+def test_operators_pass_gradients_through_the_kernel(n_scans, monkeypatch):
+    monkeypatch.setattr(rotary, "has_kernels", lambda _: True)
+    rotation = angles(n_scans, 21, 8).to(DEVICE)
+    qkv = drawn(n_scans, 21, 3, 2, 16).to(DEVICE).requires_grad_()
+    weights = drawn(3, n_scans, 21, 2, 16).to(DEVICE)
+    found = torch.stack(rotary.turned_heads(qkv, rotation))
+    q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
+    expected = torch.stack([q, k, qkv[:, :, 2]])
+    torch.testing.assert_close(found, expected)
+    of_found, of_expected = (
+        torch.autograd.grad((part * weights).sum(), qkv)[0] for part in (found, expected)
+    )
+    torch.testing.assert_close(of_found, of_expected)

@@ -49,3 +49,10 @@ def test_occupancy_is_the_share_of_tissue():
     hu = torch.full((1, 4, 4, 8), -1000)
     hu[0, :2, :, :4] = 20
     assert patch_occupancy(hu, (4, 4, 4)).flatten().tolist() == [0.5, 0.0]
+
+
+@pytest.mark.parametrize("patch", [(16, 16, 16), (15, 17, 2), (256, 1, 1), (4, 12, 12)])
+def test_full_patches_are_full_however_many_voxels_they_have(patch):
+    shape = tuple(n * p for n, p in zip((1, 2, 1), patch, strict=True))
+    occupancy = patch_occupancy(torch.zeros(2, *shape, dtype=torch.int16), patch)
+    assert torch.equal(occupancy, torch.ones(2, 1, 2, 1))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headct.views import cut as cutting
-from headct.views.cut import Path, Placement, cut, rotation_matrix, rounded
+from headct.views import tiles
+from headct.views.cut import Path, Placement, cut, rotation_matrix
 from headct.volume.volume import AIR_HU
 
 SPACING = (2.0, 2.0, 2.0)
@@ -44,14 +44,14 @@ def blur(n: int) -> torch.Tensor:
 def test_views_in_tiles_are_those_in_float32(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at = placement(0.0 if path == "axes" else 6.0)
     spread = [blur(n) for n in at.shape_zyx]
-    monkeypatch.setattr(cutting, "has_tiles", lambda: False)
+    monkeypatch.setattr(tiles, "has_tiles", lambda: False)
     exact = cut(head(), at, spread, path)
-    monkeypatch.setattr(cutting, "has_tiles", lambda: True)
+    monkeypatch.setattr(tiles, "has_tiles", lambda: True)
     assert torch.equal(cut(head(), at, spread, path), exact)  # too small to be worth it
-    monkeypatch.setattr(cutting, "TILED_FROM_VOXELS", 1)
-    tiled = cut(head(), at, spread, path)
-    assert tiled.dtype == exact.dtype
-    off = (tiled - exact).abs()
+    monkeypatch.setattr(tiles, "LEAST_VOXELS", 1)
+    found = cut(head(), at, spread, path)
+    assert found.dtype == exact.dtype
+    off = (found - exact).abs()
     brain = off[:, 12:20, 16:24, 12:20]
     assert 0 < brain.mean() < 0.25  # HU; scans are whole HU
     assert brain.max() < 1.0
@@ -63,8 +63,8 @@ def test_views_in_tiles_are_those_in_float32(path: Path, monkeypatch: pytest.Mon
 
 
 def test_air_lies_beyond_the_scan_in_tiles_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "has_tiles", lambda: True)
-    monkeypatch.setattr(cutting, "TILED_FROM_VOXELS", 1)
+    monkeypatch.setattr(tiles, "has_tiles", lambda: True)
+    monkeypatch.setattr(tiles, "LEAST_VOXELS", 1)
     brain = torch.full((2, *SHAPE), 40, dtype=torch.int16)
     at = placement(0.0)
     views = cut(brain, at, (None, None, None), "axes")
@@ -80,7 +80,14 @@ def test_air_lies_beyond_the_scan_in_tiles_too(monkeypatch: pytest.MonkeyPatch) 
 
 def test_rounding_keeps_the_sums_of_rows() -> None:
     operators = blur(32) @ placement(0.0).axis_operator(0, torch.device("cpu"))
-    near = rounded(operators)
+    near = tiles.rounded(operators)
     assert torch.equal(near, near.bfloat16().float())
     torch.testing.assert_close(near.sum(-1), operators.sum(-1), atol=1e-3, rtol=0)
     torch.testing.assert_close(near, operators, atol=6e-3, rtol=0)
+
+
+def test_rounding_gives_no_weight_to_voxels_that_had_none() -> None:
+    alone = torch.zeros(1, 300, 40)
+    alone[0, :, 20] = torch.linspace(0.01, 0.99, 300)
+    near = tiles.rounded(alone)
+    assert ((near != 0) == (alone != 0)).all()

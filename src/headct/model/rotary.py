@@ -15,20 +15,29 @@ from torch import Tensor
 from headct.model.position import rotate, turned
 from headct.views.backend import has_kernels
 
+KERNEL_SIZES = (16, 32, 64, 128, 256)
+"""Widths of one head that the kernel takes: powers of two."""
+
 
 def split_heads(qkv: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """[b t 3 h e] and rotations [b t 1 1 e/2 2], None for none -> three [b h t e]."""
     if on_cpu(qkv):
         return RotatedHeads.apply(qkv, rotation)  # type: ignore[no-any-return, no-untyped-call]
-    if rotation is not None and qkv.device.type == "cuda" and torch.is_grad_enabled():
+    v = qkv[:, :, 2]
+    if rotation is None:
+        q, k = qkv[:, :, :2].unbind(2)
+    elif not for_operators(qkv):
+        q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
+    elif torch.is_grad_enabled():
         q, k, v = turned_heads(qkv, rotation)
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    q_k = qkv[:, :, :2]
-    if rotation is not None:
-        on_gpu = qkv.device.type == "cuda"
-        q_k = turned_queries_keys(qkv, rotation) if on_gpu else rotate(q_k, rotation)
-    q, k = q_k.permute(2, 0, 3, 1, 4)
-    return q, k, qkv[:, :, 2].transpose(1, 2)
+    else:
+        q, k = turned_queries_keys(qkv, rotation).unbind(2)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def for_operators(qkv: Tensor) -> bool:
+    """Whether the kernel takes heads of this size; others are left to a compiler."""
+    return qkv.device.type == "cuda" and qkv.shape[-1] in KERNEL_SIZES
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -146,7 +155,7 @@ def _turn(
     vectors: Sequence[Tensor], rotation: Tensor, outs: Sequence[Tensor], *, back: bool = False
 ) -> None:
     """Queries and keys [b t h e] turned, and values copied where there are any."""
-    if has_kernels(rotation.device) and vectors[0].shape[-1].bit_count() == 1:
+    if has_kernels(rotation.device):
         from headct.model.rotation_kernel import turn
 
         turn(vectors, rotation, outs, back=back)

@@ -28,8 +28,7 @@ def turn(
     """
     b, t, heads, size = vectors[0].shape
     vectors = [v if v.stride(-1) == 1 else v.contiguous() for v in vectors]
-    rotation = rotation.reshape(len(rotation), -1, size)
-    rotation = rotation.expand(b, t, size)
+    rotation = rotation[:, :, 0, 0].flatten(-2).expand(b, t, size)
     strides = [n for v in (*vectors, vectors[0])[:3] for n in v.stride()[:3]]
     strides += [n for v in (*outs, outs[0])[:3] for n in v.stride()[:3]]
     q, k, v = (*vectors, vectors[0])[:3]

@@ -1,6 +1,7 @@
 """Whether a device runs our own kernels for what is done with every voxel, or torch's operations.
 
-The kernels are `views.kernels` and `model.patch_kernel`; both ways give the same.
+The kernels are `views.kernels`, `model.patch_kernel` and `model.rotation_kernel`; both ways give
+the same.
 """
 
 from __future__ import annotations

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headct.views import tiles
 from headct.views.backend import has_kernels
 from headct.views.draws import one_by_one, sent
 from headct.views.sample import sample_affine
 from headct.volume.volume import AIR_HU, Zyx
 
 Shape = tuple[int, int, int]
-TILED_FROM_VOXELS = 2**18
-"""Views of a CPU that multiplies tiles of bfloat16 are cut in it from this size on: five times as
-fast as in float32, where smaller products are no faster."""
 Path = Literal["slice", "axes", "sample"]
 
 
@@ -168,85 +165,54 @@ def _sampled(scans: Tensor, placement: Placement, dtype: torch.dtype) -> Tensor:
 def _one_by_one(
     scans: Tensor, placement: Placement, operators: Sequence[Tensor | None], path: Path
 ) -> Tensor:
-    """Views from the voxels that each depends on; "sample" spreads what it has sampled."""
+    """Views as `cut` makes them on a CPU, whose cache holds one at a time."""
     views = torch.empty(len(placement.step), *placement.shape_zyx)
-    tiled = has_tiles() and views[0].numel() >= TILED_FROM_VOXELS
-    beyond: list[Tensor] = []
-    if tiled:
-        near = [None if operator is None else rounded(operator) for operator in operators]
-        beyond = [1.0 - operator.sum(-1) for operator in near if operator is not None]
-        operators = [None if operator is None else operator.bfloat16() for operator in near]
-    starts, axes = placement.start_voxel(), placement.axes()
-    views_each = len(views) // len(scans)
-    on_box = path == "axes" and not tiled
-    spans = [None if o is None or not on_box else _spans(o) for o in operators]
-    for i, view in enumerate(views):
-        scan = scans[i // views_each]
-        mine = [None if operator is None else operator[i] for operator in operators]
-        if path == "sample":
-            sample_affine(scan, starts[i], axes[i], view)
-            on_view = view
-            if tiled and any(operator is not None for operator in mine):
-                view.copy_(_on_one(view.add_(AIR_HU).bfloat16(), mine))
-                continue
-        elif tiled:
-            if i % views_each == 0:
-                whole = scan.bfloat16()
-            view.copy_(_on_tiles(whole, mine, [lack[i] for lack in beyond]))
-            continue
-        else:
-            for axis, span in enumerate(spans):
-                operator = mine[axis]
-                if span is not None and operator is not None:
-                    scan = scan.narrow(axis, *span[i])
-                    mine[axis] = operator.narrow(1, *span[i])
-            on_view = scan - float(AIR_HU)
-        torch.add(_on_one(on_view, mine), AIR_HU, out=view)
+    in_tiles = tiles.pay(placement.shape_zyx)
+    if path == "sample":
+        _sample_each(scans, placement, operators, views, in_tiles=in_tiles)
+        return views
+    on_z, on_y, on_x = operators
+    assert on_z is not None
+    assert on_y is not None
+    assert on_x is not None
+    by_axis = tiles.cut_each if in_tiles else _cut_each
+    by_axis(scans, (on_z, on_y, on_x), views)
     return views
 
 
-@cache
-def has_tiles() -> bool:
-    """Whether this CPU multiplies tiles of bfloat16 (AMX)."""
-    return bool(torch.cpu._is_amx_tile_supported())
-
-
-def rounded(operators: Tensor) -> Tensor:
-    """[n out in] as bfloat16 has them, the sums of rows kept to 1e-3 or better: air stays air.
-
-    Each row's largest weights take, one after another, what rounding has left of the sum.
+def _sample_each(
+    scans: Tensor,
+    placement: Placement,
+    spread: Sequence[Tensor | None],
+    views: Tensor,
+    *,
+    in_tiles: bool,
+) -> None:
+    """Views sampled one after another, each spread while it is in the cache; rows of the point
+    spread sum to 1.
     """
-    sums = operators.sum(-1, keepdim=True)
-    near, sizes = operators.bfloat16().float(), operators.abs()
-    for _ in range(3):
-        largest = sizes.max(-1, keepdim=True).indices
-        mended = near.gather(-1, largest) + sums - near.sum(-1, keepdim=True)
-        near.scatter_(-1, largest, mended.bfloat16().float())
-        sizes.scatter_(-1, largest, 0.0)
-    return near
+    if in_tiles:
+        spread = [None if psf is None else tiles.rounded(psf).bfloat16() for psf in spread]
+    starts, axes = placement.start_voxel(), placement.axes()
+    views_each = len(views) // len(scans)
+    for i, view in enumerate(views):
+        sample_affine(scans[i // views_each], starts[i], axes[i], view)
+        view.add_(AIR_HU)
+        mine = [None if psf is None else psf[i] for psf in spread]
+        if any(psf is not None for psf in mine):
+            view.copy_(_on_one(view.bfloat16() if in_tiles else view, mine))
 
 
-def _on_tiles(scan: Tensor, operators: Sequence[Tensor | None], beyond: Sequence[Tensor]) -> Tensor:
-    """HU in bfloat16 with a matrix per axis applied, which rounds brain by 0.1 HU and bone by 2.
-
-    HU as they are: as HU above air, all would be far from 0 and rounded more. The whole scan, so
-    that few shapes occur: what multiplies tiles is compiled for each of them, once.
-
-    Args:
-        scan: [z y x] bfloat16.
-        operators: [out in] bfloat16 of every axis.
-        beyond: [out] of every axis, the weight that a row gives to air beyond the scan.
-    """
-    view = scan
-    for operator, lack in zip(reversed(operators), reversed(beyond), strict=True):
-        assert operator is not None
-        edges = (len(operator), *view.shape[:2])  # the last axis is replaced, and becomes the first
-        view = operator @ view.reshape(-1, view.shape[2]).mT
-        rows = (lack.abs() > 2e-3).nonzero()[:, 0]
-        if len(rows):
-            view[rows] += (AIR_HU * lack[rows, None]).bfloat16()
-        view = view.view(edges)
-    return view
+def _cut_each(scans: Tensor, operators: tuple[Tensor, ...], views: Tensor) -> None:
+    """One matrix per axis, on the box of the scan that a view looks at."""
+    spans = [_spans(operator) for operator in operators]
+    views_each = len(views) // len(scans)
+    for i, view in enumerate(views):
+        box, mine = scans[i // views_each], []
+        for axis, (operator, span) in enumerate(zip(operators, spans, strict=True)):
+            box = box.narrow(axis, *span[i])
+            mine.append(operator[i].narrow(1, *span[i]))
+        torch.add(_on_one(box - float(AIR_HU), mine), AIR_HU, out=view)
 
 
 def _spans(operators: Tensor) -> list[tuple[int, int]]:
