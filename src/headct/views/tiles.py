@@ -42,8 +42,8 @@ def rounded(operators: Tensor) -> Tensor:
     for _ in range(3):
         largest = sizes.max(-1, keepdim=True).indices
         lack = (sums - near.sum(-1, keepdim=True)) * (sizes.gather(-1, largest) > 0)
-        near.scatter_add_(-1, largest, lack)
-        near = near.bfloat16().float()
+        mended = (near.gather(-1, largest) + lack).bfloat16().float()
+        near.scatter_(-1, largest, mended)
         sizes.scatter_(-1, largest, 0.0)
     return near
 
