@@ -45,6 +45,12 @@ def on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def backwards(rotation: Tensor) -> Tensor:
+    """The same rotations [... 2], cosine and sine, by the negative angles."""
+    cosine, sine = rotation.unbind(-1)
+    return torch.stack([cosine, -sine], dim=-1)
+
+
 class RotatedHeads(torch.autograd.Function):
     """Queries, keys and values of every head, in the order that products want.
 
@@ -72,12 +78,9 @@ class RotatedHeads(torch.autograd.Function):
         (rotation,) = ctx.saved_tensors
         b, h, t, e = grads[0].shape
         of_qkv = grads[0].new_empty(b, t, 3, h, e)
-        if rotation is not None:
-            cosine, sine = rotation.unbind(-1)
-            rotation = torch.stack([cosine, -sine], dim=-1)
+        back = None if rotation is None else backwards(rotation)
         for part, grad in enumerate(grads):
-            is_turned = rotation is not None and part < 2
-            grad = turned(grad, rotation) if is_turned else grad
+            grad = grad if back is None or part == 2 else turned(grad, back)
             of_qkv[:, :, part] = grad.transpose(1, 2)
         return of_qkv, None
 
@@ -160,8 +163,7 @@ def _turn(
 
         turn(vectors, rotation, outs, back=back)
         return
-    cosine, sine = rotation[:, :, 0].unbind(-1)
-    rotation = torch.stack([cosine, -sine if back else sine], dim=-1)
+    rotation = (backwards(rotation) if back else rotation)[:, :, 0]
     for out, vector in zip(outs[:2], vectors, strict=False):
         out.copy_(turned(vector, rotation))
     for out, vector in zip(outs[2:], vectors[2:], strict=True):
