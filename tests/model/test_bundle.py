@@ -238,6 +238,13 @@ def test_canonical_volumes_are_taken_as_they_are_or_refused(folder: Path) -> Non
         bundle.embed(other)
 
 
+@pytest.mark.parametrize("wrong", [some_hu(1), torch.zeros(1, 2), [Path("scan")], None])
+def test_embed_says_which_method_takes_arrays(folder: Path, wrong: Any) -> None:
+    with pytest.raises(UsageError, match=type(wrong).__name__) as caught:
+        load_bundle(folder).embed(wrong)
+    assert "encode_hu" in caught.value.remedy
+
+
 def test_a_store_is_embedded_in_its_order(folder: Path, tmp_path: Path) -> None:
     hu = some_hu(3)
     row = {"patient_id": "p-0", "study_id": "s-0", "series_id": "e-0", "status": "accepted"}

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headct.errors import MismatchError
+from headct.errors import MismatchError, UsageError
 from headct.model.encoder import ViT3D
 from headct.model.tokens import Tokens, grid_shape, select_head_tokens
 from headct.progress import track
@@ -155,15 +155,22 @@ class Bundle:
         Raises:
             Refusal: the series is not a head CT that can be read.
             MismatchError: a store or canonical volume of another preprocessing.
-            UsageError: a store, for a bundle whose windows come before the grid.
+            UsageError: a store, for a bundle whose windows come before the grid; an array.
         """
-        if isinstance(source, Volume):
-            return self._embed_volume(source)
-        if isinstance(source, str | Path):
-            if (Path(source) / "store.json").is_file():
-                return self._embed_store(open_store(source))
-            return self._embed_volume(read_series(source))
-        return self._embed_store(source)
+        match source:
+            case Volume():
+                return self._embed_volume(source)
+            case Store():
+                return self._embed_store(source)
+            case str() | Path():
+                if (Path(source) / "store.json").is_file():
+                    return self._embed_store(open_store(source))
+                return self._embed_volume(read_series(source))
+        raise UsageError(
+            f"embed takes a path, a Volume or a Store, not {type(source).__name__}",
+            remedy="give HU [b z y x] on the bundle's grid to encode_hu, windowed channels"
+            " [b c z y x] to encode_channels",
+        )
 
     def _embed_volume(self, volume: Volume) -> Embedding:
         stretch = self.preprocessing.stretched
