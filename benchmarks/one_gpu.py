@@ -1,10 +1,10 @@
 """All that one GPU is asked, in one call: speed of the recipes, and the small matrix.
 
-    python benchmarks/one_gpu.py --work WORK --pool 1500 --budget 35      # an H200, ten minutes
+    python benchmarks/one_gpu.py --work WORK --pool 1000 --budget 20      # an H200, 13 minutes
     python benchmarks/one_gpu.py --work WORK --size tiny --speed demo:4:4:mae --budget 9   # a CPU
 
-Phantoms are rendered by all cores but two while the GPU times whole steps; the matrix has it alone
-then. Called again with the same WORK it goes on where it stopped.
+Unlabelled phantoms are rendered while the GPU times whole steps, labelled ones while it trains.
+Called again with the same WORK it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -27,11 +28,29 @@ def script(name: str, *arguments: str) -> list[str]:
     return [sys.executable, str(HERE / f"{name}.py"), *arguments]
 
 
-def rendering(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """A command on all cores but two, which are left to launch what the GPU does."""
+@contextmanager
+def rendering(command: Sequence[str], leave: int) -> Iterator[None]:
+    """A command beside the block, on all cores but some and behind all else."""
     cores = sorted(os.sched_getaffinity(0))
-    mine = cores[:-2] or cores
-    return subprocess.Popen(command, preexec_fn=lambda: os.sched_setaffinity(0, mine))
+
+    def stand_back() -> None:
+        os.sched_setaffinity(0, cores[:-leave] or cores)
+        os.nice(19)
+
+    process = subprocess.Popen(command, preexec_fn=stand_back)
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        raise
+    if process.wait():
+        raise SystemExit("rendering failed")
+
+
+def run(command: Sequence[str]) -> None:
+    """A command, and out with it where it fails."""
+    if failed := subprocess.run(command, check=False).returncode:
+        raise SystemExit(failed)
 
 
 def time_steps(wanted: str, work: Path) -> list[dict[str, object]]:
@@ -52,36 +71,33 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of all results")
     parser.add_argument("--size", choices=["tiny", "small"], default="small", help="of the matrix")
     parser.add_argument("--speed", nargs="*", default=SPEED, help="encoder:batch:batch:cases")
-    parser.add_argument("--pool", type=int, default=1500, help="unlabelled scans")
-    parser.add_argument("--budget", type=int, default=35, help="seconds of each pretraining")
+    parser.add_argument("--pool", type=int, default=1000, help="unlabelled scans")
+    parser.add_argument("--budget", type=int, default=20, help="seconds of each pretraining")
+    parser.add_argument("--seeds", default="3", help="pretrainings per arm")
+    parser.add_argument("--draws", default="5", help="draws of labels")
     parser.add_argument("--arms", help="of the matrix; default: all")
     parser.add_argument("--scale", default="1", help="of all counts and steps of the matrix")
     parser.add_argument("--jobs", default="8", help="commands at once")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     matrix = ["--size", args.size, "--work", str(args.work / "matrix"), "--presets", "base"]
-    matrix += ["--frozen", "--seeds", "1", "--draws", "5", "--scale", args.scale]
+    matrix += ["--seeds", args.seeds, "--draws", args.draws, "--scale", args.scale]
     matrix += ["--jobs", args.jobs, "--set", f"n_pool={args.pool}"]
     matrix += ["--set", f"budget_s={args.budget}"]
     matrix += ["--arms", args.arms] if args.arms else []
     started = time.perf_counter()
-    if failed := subprocess.run(script("recipe", *matrix, "--until", "timing")).returncode:
-        raise SystemExit(failed)
-    phantoms = rendering(script("recipe", *matrix, "--until", "phantoms"))
-    try:
+    run(script("recipe", *matrix, "--until", "timing"))
+    with rendering(script("recipe", *matrix, "--only", "pools"), leave=3):
         rows = [row for wanted in args.speed for row in time_steps(wanted, args.work)]
-    except subprocess.CalledProcessError as error:
-        phantoms.terminate()
-        raise SystemExit(f"timing failed: {' '.join(error.cmd)}") from None
-    if phantoms.wait():
-        raise SystemExit("rendering failed")
     print("scans_per_s by the clock, ms_per_scan by a CPU's own time where there is no GPU")
     for row in rows:
         numbers = "  ".join(f"{name} {row[name]}" for name in COLUMNS if name in row)
         print(f"{row['case']} {row['encoder']}: {numbers}  ({row['on']}, {row['of']} TFLOP/s)")
-    failed = subprocess.run(script("recipe", *matrix), check=False).returncode
+    with rendering(script("recipe", *matrix, "--only", "labelled"), leave=6):
+        run(script("recipe", *matrix, "--only", "pretrainings"))
+    run(script("recipe", *matrix, "--frozen"))
+    run(script("recipe", *matrix))
     print(f"{time.perf_counter() - started:.0f} s")
-    raise SystemExit(failed)
 
 
 if __name__ == "__main__":

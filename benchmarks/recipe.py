@@ -1,7 +1,6 @@
 """What pretraining buys: ours, its terms, the paper's recipes and the floors, on the phantom.
 
-    python benchmarks/recipe.py --size tiny --work WORK                # 2 cores
-    python benchmarks/recipe.py --size small --work WORK --jobs 4      # one GPU
+    python benchmarks/recipe.py --size tiny --work WORK                # 2 cores; one_gpu.py: a GPU
     python benchmarks/recipe.py --size tiny --work WORK --arms ours --draws 5    # 75 CPU-minutes
     python benchmarks/recipe.py --size tiny --work WORK --presets tiny --scale 0.1  # trial
     python benchmarks/recipe.py --size tiny --work WORK --set budget_s=50 --set batch=64  # longer
@@ -42,7 +41,7 @@ from headct.volume.preprocessing import PRESETS
 HEADCT = (sys.executable, "-c", "from headct.cli.app import main; main()")
 LABELS = 300
 COUNTS = {"n_train": 900, "n_tune": 200, "n_test": 400, "n_external": 400}
-STAGES = ("timing", "phantoms", "pretrainings", "features", "tasks", "evaluations")
+STAGES = ("timing", "pools", "pretrainings", "labelled", "features", "tasks", "evaluations")
 BOUNDS = {
     "finetune-ours : scratch-vit": (0.08, 0.05),
     "finetune-ours : scratch-cnn3d": (0.0, 0.0),
@@ -112,29 +111,36 @@ class Matrix:
     def data(self) -> Path:
         return self.work / self.preset
 
-    def phantoms(self) -> Iterator[Job]:
-        scaled = {**COUNTS, "n_pool": self.size.n_pool}
-        counts = [f"{name}={round(self.scale * n)}" for name, n in scaled.items()]
-        counts += [f"pool_grid={self.size.grid}", "faults=false"]
-        sets = [word for count in counts for word in ("--set", count)]
+    def pools(self) -> Iterator[Job]:
+        yield self._phantom(self.data / "unlabelled", dict.fromkeys(COUNTS, 0), self.size.n_pool)
+
+    def labelled(self) -> Iterator[Job]:
+        yield self._phantom(self.data / "labelled", COUNTS, 0)
+
+    def _phantom(self, out: Path, counts: dict[str, int], n_pool: int) -> Job:
+        """An archive; the patients of a pool are never those with labels."""
+        scaled = {**counts, "n_pool": n_pool}
+        values = [f"{name}={round(self.scale * n)}" for name, n in scaled.items()]
+        values += [f"pool_grid={self.size.grid}", "faults=false"]
+        sets = [word for value in values for word in ("--set", value)]
         cores = str(len(os.sched_getaffinity(0)))
-        argv = ("phantom", "--preset", self.preset, "--output", "store", "--out", str(self.data))
-        yield Job(self.data / "labels.csv", (*argv, "--jobs", cores, *sets))
+        argv = ("phantom", "--preset", self.preset, "--output", "store", "--out", str(out))
+        return Job(out / "labels.csv", (*argv, "--jobs", cores, *sets))
 
     def pretrainings(self) -> Iterator[Job]:
-        for name, arm in self.size.arms.items():
-            steps = 1000 * self.size.budget_s / self.ms_per_scan[name] / self.size.batch
-            steps = max(1, round(self.scale * steps))
-            for seed in range(self.n_seeds):
+        for seed in range(self.n_seeds):  # outside: arms that take much memory come one at a time
+            for name, arm in self.size.arms.items():
+                steps = 1000 * self.size.budget_s / self.ms_per_scan[name] / self.size.batch
+                steps = max(1, round(self.scale * steps))
                 run = self.data / "runs" / f"{name}-{seed}"
                 sets = (f"steps={steps}", f"batch={self.size.batch}", *arm.set)
                 sets += (f"seed={seed}", "record.trackers=[]", "record.panel_every=0")
-                argv = ("pretrain", arm.recipe, "--store", str(self.data / "pool"))
+                argv = ("pretrain", arm.recipe, "--store", str(self.data / "unlabelled" / "pool"))
                 argv += ("--out", str(run), *(w for s in sets for w in ("--set", s)))
                 yield Job(run / "bundle" / "bundle.json", argv)
 
     def features(self) -> Iterator[Job]:
-        store = str(self.data / "store")
+        store = str(self.data / "labelled" / "store")
         for floor in ("histogram", "blocks"):
             out = self.data / "features" / f"{floor}-0.parquet"
             yield Job(out, ("embed", store, "--floor", floor, "--out", str(out)))
@@ -182,7 +188,8 @@ class Matrix:
 
     def _task(self, name: str, draw: int, verb: str, *how: str) -> Job:
         out = self.data / "tasks" / f"{name}-{draw}"
-        where = ("--store", str(self.data / "store"), "--labels", str(self.data / "labels.csv"))
+        scans = self.data / "labelled"
+        where = ("--store", str(scans / "store"), "--labels", str(scans / "labels.csv"))
         n_labels = str(round(self.scale * LABELS))
         what = ("--n-labels", n_labels, "--seed", str(draw), "--name", name, "--out", str(out))
         return Job(out / "task.json", (verb, *where, *how, *what))
@@ -241,7 +248,7 @@ def _is_macro(row: dict[str, Any]) -> bool:
 
 def _of(rows: list[dict[str, Any]], method: str, inside: bool) -> str:
     row = next(r for r in rows if r["method"] == method and r["internal"] == inside)
-    return f"{row['value']:.3f} ({row['lo']:.3f}..{row['hi']:.3f})"
+    return "{value:.3f} ({lo:.3f}..{hi:.3f})".format(**row)
 
 
 def main() -> None:
@@ -255,6 +262,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of all counts and steps")
     parser.add_argument("--jobs", type=int, default=2, help="commands at once, a thread each")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="stop after this")
+    parser.add_argument("--only", choices=STAGES[1:], help="this alone, beside another call")
     parser.add_argument("--frozen", action="store_true", help="probes alone, no fine-tuning")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=N", help=f"one of {NUMBERS}"
@@ -273,16 +281,17 @@ def main() -> None:
     ms_per_scan = time_arms(size, args.work / "ms_per_scan.json")
     how = (size, args.seeds, args.draws, args.scale, ms_per_scan, not args.frozen)
     matrices = [Matrix(args.work, preset, *how) for preset in args.presets.split(",")]
-    at_once = {"phantoms": 1}  # it takes all cores by itself
+    at_once = {"pools": 1, "labelled": 1}  # they take all cores by themselves
     if torch.cuda.is_available():
         at_once["pretrainings"] = min(args.jobs, 3)  # they share its memory
-    for stage in STAGES[1 : STAGES.index(args.until) + 1]:
+    for matrix in matrices:
+        for folder in ("runs", "features", "tasks"):
+            (matrix.data / folder).mkdir(parents=True, exist_ok=True)
+    stages = (args.only,) if args.only else STAGES[1 : STAGES.index(args.until) + 1]
+    for stage in stages:
         jobs = [job for m in matrices for job in getattr(m, stage)()]
         run(stage, jobs, at_once.get(stage))
-        for matrix in matrices:
-            for folder in ("runs", "features", "tasks"):
-                (matrix.data / folder).mkdir(exist_ok=True)
-    if args.until == STAGES[-1]:
+    if STAGES[-1] in stages:
         for matrix in matrices:
             table(matrix)
 

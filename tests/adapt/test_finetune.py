@@ -193,6 +193,16 @@ def test_training_lowers_the_loss(tmp_path, store, labels, bundle):
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU to score on")
+@pytest.mark.parametrize("kind", ["bundle", "cnn3d"])
+def test_a_gpu_scores_as_a_cpu_does(tmp_path, world, store, labels, kind):
+    start = Start(kind, load_bundle(world / "bundle", device="cuda") if kind == "bundle" else None)
+    task = load_task(finetuned(tmp_path, store, labels, start))
+    hu = store.read_hu(range(4))
+    on_gpu, on_cpu = (scorer(task, device=torch.device(name))(hu) for name in ("cuda", "cpu"))
+    np.testing.assert_allclose(on_gpu, on_cpu, atol=2e-3)
+
+
 def test_another_preprocessing_or_bundle_is_refused(tmp_path, store, labels, bundle):
     foreign = GRID.model_copy(update={"spacing_mm_zyx": (9.0, 9.0, 9.0)})
     save_bundle(tmp_path / "foreign", ViT3D(TINY), foreign)

@@ -151,6 +151,14 @@ def test_a_probe_without_its_encoder_says_how_to_give_it(made):
     assert "--bundle" in caught.value.remedy
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_an_error(made):
+    arguments = ["predict", str(made / "archive"), "--task", str(made / "finetuned")]
+    result = CliRunner().invoke(app, [*arguments, "--device", "cuda"])
+    assert isinstance(result.exception, UsageError)
+    assert "no GPU" in result.exception.message
+
+
 def test_the_verb_answers_in_json_and_exits_with_1_where_something_was_refused(made, tmp_path):
     series = next(path for path in (made / "archive" / "dicom").rglob("*") if path.is_file()).parent
     shutil.copytree(series, tmp_path / "in" / "series")

@@ -20,6 +20,7 @@ from headct.adapt.scratch import NETWORKS, build_network
 from headct.adapt.task import BUNDLE, HEAD, Task
 from headct.errors import CheckpointError, MismatchError, UsageError
 from headct.model.bundle import load_bundle, load_strictly
+from headct.model.device import choose_device
 from headct.model.embed import Bundle, pooled
 from headct.model.encoder import ViT3D
 from headct.progress import tracking
@@ -31,22 +32,25 @@ Score = Callable[[Hu], NDArray[np.float64]]
 SCANS_AT_ONCE = 16
 
 
-def scorer(task: Task, bundle: Bundle | None = None) -> Score:
+def scorer(task: Task, bundle: Bundle | None = None, device: torch.device | None = None) -> Score:
     """A function from canonical volumes to the scores of a task, as they are served.
 
     Args:
         task: from `load_task`.
         bundle: the encoder that the task starts from; not needed where the task has its own.
+        device: of what the task has of its own; a GPU where there is one if None.
 
     Raises:
         MismatchError: another bundle than the task was fitted on.
         UsageError: a task without a head (few-shot), or features from elsewhere.
     """
-    score = exact_scorer(task, bundle)
+    score = exact_scorer(task, bundle, device)
     return lambda hu: rounded(score(hu))
 
 
-def exact_scorer(task: Task, bundle: Bundle | None = None) -> Score:
+def exact_scorer(
+    task: Task, bundle: Bundle | None = None, device: torch.device | None = None
+) -> Score:
     """`scorer` before its rounding, for those who calibrate the scores first."""
     info = task.info
     if info.kind == "fewshot":
@@ -56,10 +60,11 @@ def exact_scorer(task: Task, bundle: Bundle | None = None) -> Score:
             f"the task was made with bundle {info.bundle_hash}, not {bundle.hash}",
             remedy="give the bundle that the task names in task.json",
         )
+    device = device or choose_device()
     if info.kind.removeprefix("scratch-") in NETWORKS:
-        return _network_scorer(task)
+        return _network_scorer(task, device)
     if (task.folder / BUNDLE).is_dir():
-        bundle = load_bundle(task.folder / BUNDLE)
+        bundle = load_bundle(task.folder / BUNDLE, device=device)
     if info.kind == "attentive":
         return _attentive_scorer(task, bundle)
     featurise = featuriser(info.source, info.preprocessing.spacing_mm_zyx, bundle, info.init_seed)
@@ -141,23 +146,24 @@ def _attentive_scorer(task: Task, bundle: Bundle | None) -> Score:
     return lambda hu: calibrate(score_tokens(head, encode(hu)), info.findings, info.temperatures)
 
 
-def _network_scorer(task: Task) -> Score:
+def _network_scorer(task: Task, device: torch.device) -> Score:
     kind = task.info.kind.removeprefix("scratch-")
-    net = build_network(kind, task.info.network, len(task.info.findings)).eval()
+    net = build_network(kind, task.info.network, len(task.info.findings))
     try:
         load_strictly(net, load_file(task.folder / HEAD), "the task")
     except (SafetensorError, OSError) as error:
         raise CheckpointError("the task is damaged", remedy="make it again") from error
-    info, score = task.info, network_scores(net)
+    info, score = task.info, network_scores(net, device)
     return lambda hu: calibrate(score(hu), info.findings, info.temperatures)
 
 
-def network_scores(net: nn.Module) -> Score:
+def network_scores(net: nn.Module, device: torch.device) -> Score:
     """Scores by a network, a scan at a time so that they do not depend on the company."""
+    net = net.to(device).eval()
 
     def score(hu: Hu) -> NDArray[np.float64]:
         with torch.inference_mode():
-            logits = [net(torch.from_numpy(one[None]).float())[0] for one in hu]
-        return np.asarray(torch.stack(logits).double().sigmoid().numpy())
+            logits = [net(torch.from_numpy(one[None]).to(device).float())[0] for one in hu]
+        return np.asarray(torch.stack(logits).double().sigmoid().cpu().numpy())
 
     return score

@@ -18,6 +18,7 @@ from headct.adapt.logistic import draw_folds, log_loss
 from headct.adapt.scoring import network_scores, score_store
 from headct.atomic import write_json
 from headct.config import Config
+from headct.model.device import choose_device
 from headct.store.labels import Labels
 from headct.store.store import Store
 
@@ -65,7 +66,8 @@ def search_rate(
         known = _read(done)
         if known.get("about") != about:
             net = train(fitted, lr, folder / f"{lr:g}")
-            scores = score_store(network_scores(net.eval()), store, judges.row.tolist())
+            score = network_scores(net, choose_device())
+            scores = score_store(score, store, judges.row.tolist())
             loss = float(log_loss(scores[:, None], judges.values).mean())
             known = {"about": about, "loss": loss}
             write_json(done, known)

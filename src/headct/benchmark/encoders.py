@@ -15,6 +15,7 @@ from headct.adapt.token_table import write_tokens
 from headct.atomic import write_json
 from headct.benchmark.spec import ON_VECTORS, BenchmarkSpec, EncoderSpec
 from headct.model.bundle import load_bundle
+from headct.model.device import choose_device
 from headct.store.store import open_store
 
 
@@ -37,7 +38,7 @@ def prepare(encoding: Encoding) -> None:
     """Features of an encoder, once; those of another bundle or store are made again."""
     spec, out, name, verbs = encoding.spec, encoding.out, encoding.name, encoding.verbs
     encoder, store = spec.encoders[name], open_store(spec.store)
-    bundle = load_bundle(encoder.bundle) if encoder.bundle else None
+    bundle = load_bundle(encoder.bundle, device=choose_device()) if encoder.bundle else None
     voxels = store.manifest["hu_sha256"].to_pylist()
     wanted = [encoder_identity(encoder), store.preprocessing.hash, list(store.scan_ids), voxels]
     identity = {"made from": hashlib.sha256(json.dumps(wanted).encode()).hexdigest()}

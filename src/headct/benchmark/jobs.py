@@ -40,6 +40,7 @@ from headct.config import Config, apply_overrides, check, load_recipe
 from headct.dicom.pseudonym import load_key
 from headct.errors import HeadctError, LabelError
 from headct.model.bundle import load_bundle
+from headct.model.device import choose_device
 from headct.store.labels import Labels, needs_key, read_labels, refused_ids
 from headct.store.layout import ITEMS
 from headct.store.store import Store, open_store
@@ -189,7 +190,8 @@ def _make(spec: BenchmarkSpec, out: Path, job: Job, store: Store, labels: Labels
 def _start(spec: BenchmarkSpec, job: Job) -> Start:
     verb = spec.methods[job.method].verb
     if job.encoder is not None:
-        return Start("bundle", load_bundle(_bundle_of(spec, job.encoder)))
+        bundle = load_bundle(_bundle_of(spec, job.encoder), device=choose_device())
+        return Start("bundle", bundle)
     kind = cast(Kind, verb.removeprefix("scratch-"))
     if kind != "vit":
         return Start(kind)

@@ -217,6 +217,7 @@ def finetune(
     from headct.adapt.start import Kind, Start
     from headct.config import load_recipe
     from headct.model.bundle import load_bundle
+    from headct.model.device import choose_device
     from headct.store.store import open_store
 
     kind: Kind = "bundle" if from_scratch is None else from_scratch.value
@@ -227,7 +228,7 @@ def finetune(
     opened = open_store(store)
     scans = scans_of_store(opened)
     known, _ = _labelled(scans, labels, key, findings, allow_missing, seed)
-    start = Start(kind, load_bundle(bundle) if bundle else None)
+    start = Start(kind, load_bundle(bundle, device=choose_device()) if bundle else None)
     _say(run_finetune(opened, known, start, out, config, n_labels=n_labels, seed=seed, name=name))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,13 +23,6 @@ class Encoder(StrEnum):
 
     ct_fm = "ct-fm"
     merlin = "merlin"
-
-
-class Device(StrEnum):
-    """Where a bundle computes."""
-
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +48,8 @@ def embed(
         bool, typer.Option("--tokens", help="All tokens of a store, for `probe --head attentive`.")
     ] = False,
     device: Annotated[
-        Device | None, typer.Option(help="Of a bundle; default: a GPU where there is one.")
+        Literal["cpu", "cuda"] | None,
+        typer.Option(help="Of a bundle; default: a GPU where there is one."),
     ] = None,
     key: Annotated[
         Path | None,
@@ -84,6 +78,7 @@ def embed(
         raise UsageError("--weights goes with --encoder", remedy="leave out one of them")
     from headct.adapt.embed import embed_foreign, embed_source
     from headct.model.bundle import load_bundle
+    from headct.model.device import choose_device
 
     if encoder is not None:
         from headct.adapt.foreign import load_foreign
@@ -93,7 +88,7 @@ def embed(
         others = load_foreign(encoder, weights, random_init)
         embed_foreign(source, out, others, init_seed=random_init or 0)
         return
-    ours = load_bundle(bundle, device=_device(device)) if bundle is not None else None
+    ours = load_bundle(bundle, device=choose_device(device)) if bundle is not None else None
     if tokens:
         if ours is None or random_init is not None:
             raise UsageError("--tokens goes with --bundle alone", remedy="leave out the others")
@@ -108,12 +103,3 @@ def embed(
         typer.echo(f"{tally.n_seen} seen = {tally}")
     if tally is not None and tally.statuses["refused"]:
         raise typer.Exit(1)
-
-
-def _device(asked: Device | None) -> str:
-    import torch
-
-    has_gpu = torch.cuda.is_available()
-    if asked == Device.cuda and not has_gpu:
-        raise UsageError("there is no GPU that torch can use", remedy="leave out --device cuda")
-    return asked or ("cuda" if has_gpu else "cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,6 +32,9 @@ def predict(
     criteria: Annotated[
         Path | None, typer.Option(help="TOML file: what is refused, as in `headct ingest`.")
     ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="Default: a GPU where there is one.")
+    ] = None,
 ) -> None:
     """Score scans with a task: the same checks, grid and head as in its evaluation.
 
@@ -43,9 +46,11 @@ def predict(
     For programs: headct predict scan.nii.gz --task task-finetune --json
     """  # noqa: D301
     from headct.ingest.criteria import load_criteria
+    from headct.model.device import choose_device
     from headct.serve.predictor import load_predictor, to_json, was_skipped
 
-    predictor = load_predictor(task, bundle, key_file=key, criteria=load_criteria(criteria))
+    limits, where = load_criteria(criteria), choose_device(device)
+    predictor = load_predictor(task, bundle, key_file=key, criteria=limits, device=where)
     about = predictor.about()
     complete = True
     for answer in predictor.predict(paths):

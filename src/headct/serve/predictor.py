@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from headct import __version__
@@ -27,6 +28,7 @@ from headct.ingest.criteria import Criteria
 from headct.ingest.pipeline import list_tasks
 from headct.ingest.series import Settings, process
 from headct.model.bundle import load_bundle
+from headct.model.device import choose_device
 
 SCOPE = "research use only, not a diagnosis; a finding that is not called is not ruled out"
 
@@ -140,6 +142,7 @@ def load_predictor(
     *,
     key_file: Path | None = None,
     criteria: Criteria | None = None,
+    device: torch.device | None = None,
 ) -> Predictor:
     """Load a task and its encoder.
 
@@ -148,6 +151,7 @@ def load_predictor(
         bundle: the encoder that the task starts from; a fine-tuned task has its own.
         key_file: key of the pseudonyms, as in `headct ingest`.
         criteria: what is refused; the defaults of ingest where none.
+        device: where encoder and head compute; a GPU where there is one if None.
 
     Raises:
         MismatchError: the bundle is not that of the task, or has another preprocessing.
@@ -155,12 +159,13 @@ def load_predictor(
         UsageError: a few-shot task, or one without an encoder and no bundle given.
     """
     loaded = load_task(task)
-    encoder = None if bundle is None else load_bundle(bundle)
+    device = device or choose_device()
+    encoder = None if bundle is None else load_bundle(bundle, device=device)
     own = load_bundle(task / BUNDLE) if (task / BUNDLE).is_dir() else None
     for name, one in (("the bundle", encoder), ("the encoder of the task", own)):
         if one is not None:
             loaded.info.preprocessing.require_same(one.preprocessing, "the task", name)
-    score = scorer(loaded, encoder)
+    score = scorer(loaded, encoder, device)
     return Predictor(loaded.info, score, load_key(key_file), criteria or Criteria())
 
 
