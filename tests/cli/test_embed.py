@@ -1,5 +1,8 @@
 """`headct embed`: which device, and what comes out."""
 
+import re
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from headct.model.architecture import ENCODERS
 from headct.model.bundle import load_bundle, save_bundle
 from headct.model.encoder import ViT3D
 from headct.store.writer import StoreWriter
-from headct.volume.preprocessing import Preprocessing
+from headct.volume.preprocessing import PRESETS, Preprocessing
 
 GRID = Preprocessing(shape_zyx=(16, 24, 16), spacing_mm_zyx=(3.3, 3.3, 3.3))
 TINY = ENCODERS["demo"].model_copy(update={"width": 48, "depth": 2, "heads": 3, "n_tokens": 8})
@@ -47,3 +50,19 @@ def test_a_gpu_that_is_not_there_is_an_error(arguments):
     result = CliRunner().invoke(app, [*arguments, "--device", "cuda"])
     assert isinstance(result.exception, UsageError)
     assert "no GPU" in result.exception.message
+
+
+def test_what_files_were_refused_for_is_said(folder, tmp_path):
+    save_bundle(tmp_path / "bundle", ViT3D(TINY), PRESETS["demo"])
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"\0" * 200)
+    how = ["--bundle", tmp_path / "bundle", "--key", tmp_path / "key", "--out", tmp_path / "f"]
+    refused = CliRunner().invoke(app, ["embed", *map(str, [tmp_path / "in", *how])])
+    assert "2 unreadable" in refused.exception.message
+    shutil.copytree(folder, tmp_path / "in" / "head")
+    answer = CliRunner().invoke(app, ["embed", *map(str, [tmp_path / "in", *how])])
+    assert answer.exit_code == 1
+    assert re.search(r"refused +unreadable +2 +The file is damaged", answer.stdout)
+    assert "3 seen = 1 accepted, 0 flagged, 2 refused" in answer.stdout
+    assert "items.jsonl" in answer.stdout

@@ -8,7 +8,6 @@ from pathlib import Path
 from headct.adapt.features import FeatureTable, tabulate, write_features
 from headct.adapt.foreign import ForeignEncoder
 from headct.adapt.scoring import featuriser
-from headct.dicom.reasons import Status
 from headct.errors import Refusal, UsageError
 from headct.ingest.pipeline import Tally, ingest
 from headct.model.embed import Bundle
@@ -84,9 +83,9 @@ def embed_foreign(source: Path, out: Path, encoder: ForeignEncoder, *, init_seed
 
 
 def _nothing_taken(tally: Tally) -> Refusal:
-    reasons = [reason for status, reason in tally.reasons if status == Status.REFUSED]
+    reasons = [f"{n} {reason}" for (_, reason), n in sorted(tally.reasons.items())]
     return Refusal(
-        f"no head CT among {tally.n_seen} inputs: {', '.join(sorted(reasons)) or 'none readable'}",
+        f"no head CT among {tally.n_seen} inputs: {', '.join(reasons)}",
         remedy="see docs/reference/reason-codes.md",
     )
 

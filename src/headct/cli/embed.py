@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from headct.cli.tally import print_tally
 from headct.errors import UsageError
 
 
@@ -100,6 +101,7 @@ def embed(
     kind = str(floor) if floor else "encoder" if random_init is None else "random-init"
     tally = embed_source(source, out, kind, ours, init_seed=random_init or 0, key=key)
     if tally is not None:
-        typer.echo(f"{tally.n_seen} seen = {tally}")
+        print_tally(tally)
     if tally is not None and tally.statuses["refused"]:
+        typer.echo("for a list of inputs with their reasons: headct ingest, then STORE/items.jsonl")
         raise typer.Exit(1)

@@ -16,10 +16,10 @@ from headct.cli.cluster import (
     SlurmSet,
     chosen_engine,
 )
+from headct.cli.tally import print_tally
 from headct.errors import UsageError
 
 if TYPE_CHECKING:
-    from headct.ingest.pipeline import Tally
     from headct.ingest.worklist import Remote
     from headct.volume.preprocessing import Preprocessing
 
@@ -161,7 +161,8 @@ def ingest(
         work=work,
         remote=remote,
     )
-    _print(tally, out)
+    print_tally(tally)
+    typer.echo(f"store: {out}, summary: {out / 'summary.html'}")
     if tally.statuses["refused"]:
         raise typer.Exit(1)
 
@@ -206,17 +207,3 @@ def _preprocessing(grid: str, overrides: list[str]) -> Preprocessing:
     values = PRESETS[grid].model_dump(exclude={"hash"})
     apply_overrides(values, overrides)
     return check(values, Preprocessing, f"the grid {grid}")
-
-
-def _print(tally: Tally, out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("state", "reason", "number", box=None)
-    for (status, reason), n in sorted(tally.reasons.items()):
-        table.add_row(status, reason, str(n))
-    console = Console()
-    console.print(table)
-    known = f" ({tally.n_known} of them known from before)" if tally.n_known else ""
-    console.print(f"{tally.n_seen} seen = {tally}{known}", highlight=False)
-    console.print(f"store: {out}, summary: {out / 'summary.html'}", highlight=False, soft_wrap=True)
