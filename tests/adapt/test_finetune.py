@@ -266,11 +266,11 @@ def test_learning_rates_fall_block_by_block():
 
 
 def test_random_weights_are_a_function_of_their_seed(tmp_path, world, bundle):
-    def table(seed, kind="random-init"):
-        embed_source(world / "store", tmp_path / "f.parquet", kind, bundle, init_seed=seed)
-        return read_features(tmp_path / "f.parquet")
+    def table(seed, name):
+        embed_source(world / "store", tmp_path / name, "random-init", bundle, init_seed=seed)
+        return read_features(tmp_path / name)
 
-    first, again, other = table(1), table(1), table(2)
+    first, again, other = table(1, "first"), table(1, "again"), table(2, "other")
     np.testing.assert_array_equal(first.vectors["cls"], again.vectors["cls"])
     assert (first.vectors["cls"] != other.vectors["cls"]).any()
     assert (first.source, first.init_seed) == ("random-init", 1)

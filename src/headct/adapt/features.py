@@ -175,7 +175,7 @@ def read_features(path: Path) -> FeatureTable:
         ) from error
     if "scan_id" not in data.column_names:
         raise UsageError("the feature table has no column scan_id", remedy="name the scans")
-    about = json.loads((data.schema.metadata or {}).get(ABOUT, b'{"source": "external"}'))
+    about = about_table(data)
     names = about.get("vectors") or [f.name for f in data.schema if _is_list(f.type)]
     if not names:
         raise UsageError("the feature table has no vectors", remedy="add a column of lists")
@@ -186,8 +186,8 @@ def read_features(path: Path) -> FeatureTable:
         **ids,
         vectors={name: _matrix(data, name) for name in names},
         source=about["source"],
-        bundle_hash=_only(data, "bundle_hash"),
-        preprocessing_hash=_only(data, "preprocessing_hash"),
+        bundle_hash=only_value(data, "bundle_hash"),
+        preprocessing_hash=only_value(data, "preprocessing_hash"),
         init_seed=about.get("init_seed", 0),
         scans=scans_of_table(data),
     )
@@ -217,7 +217,17 @@ def _texts(data: pa.Table, name: str) -> NDArray[np.object_]:
     return np.array(values, dtype=object)
 
 
-def _only(data: pa.Table, name: str) -> str:
+def about_table(data: pa.Table) -> dict[str, Any]:
+    """What made the vectors of a feature table, besides the hashes in its columns."""
+    return dict(json.loads((data.schema.metadata or {}).get(ABOUT, b'{"source": "external"}')))
+
+
+def only_value(data: pa.Table, name: str) -> str:
+    """The one text of a column; empty where the column is not there.
+
+    Raises:
+        MismatchError: rows differ.
+    """
     values = set(data[name].unique().to_pylist()) if name in data.column_names else {""}
     if len(values) > 1:
         raise MismatchError(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from headct.cli.tally import print_tally
 from headct.errors import UsageError
+
+if TYPE_CHECKING:
+    from headct.adapt.embed import Embedded
 
 
 class Floor(StrEnum):
@@ -33,7 +36,9 @@ def register(app: typer.Typer) -> None:
 
 def embed(
     source: Annotated[Path, typer.Argument(help="A store, or a DICOM folder, file or NIfTI.")],
-    out: Annotated[Path, typer.Option(help="Feature table (Parquet), or a folder of tokens.")],
+    out: Annotated[
+        Path, typer.Option(help="Feature table (Parquet), or tokens; another one is not replaced.")
+    ],
     bundle: Annotated[Path | None, typer.Option(help="Encoder from `headct pretrain`.")] = None,
     encoder: Annotated[
         Encoder | None, typer.Option(help="An encoder of other authors, on a store.")
@@ -87,7 +92,7 @@ def embed(
         if tokens:
             raise UsageError("--tokens goes with --bundle alone", remedy="leave out the others")
         others = load_foreign(encoder, weights, random_init)
-        embed_foreign(source, out, others, init_seed=random_init or 0)
+        _say(embed_foreign(source, out, others, init_seed=random_init or 0), out)
         return
     ours = load_bundle(bundle, device=choose_device(device)) if bundle is not None else None
     if tokens:
@@ -99,9 +104,15 @@ def embed(
         write_tokens(out, open_store(source), ours)
         return
     kind = str(floor) if floor else "encoder" if random_init is None else "random-init"
-    tally = embed_source(source, out, kind, ours, init_seed=random_init or 0, key=key)
-    if tally is not None:
-        print_tally(tally)
-    if tally is not None and tally.statuses["refused"]:
+    done = embed_source(source, out, kind, ours, init_seed=random_init or 0, key=key)
+    if done.tally is not None:
+        print_tally(done.tally)
+    _say(done, out)
+    if done.tally is not None and done.tally.statuses["refused"]:
         typer.echo("for a list of inputs with their reasons: headct ingest, then STORE/items.jsonl")
         raise typer.Exit(1)
+
+
+def _say(done: Embedded, out: Path) -> None:
+    known = "" if done.is_new else ": was there already, made from the same scans; left as it is"
+    typer.echo(f"{done.n_scans} scans in {out}{known}")
