@@ -1,10 +1,16 @@
-"""What is said where a run goes on elsewhere."""
+"""What a run says of its course: where it goes on, and which scans it does without."""
 
+import pytest
 import torch
 
+from headct.model.bundle import load_bundle
 from headct.run import append_jsonl, read_jsonl
+from headct.train import pretrain as module
 from headct.train.events import FILE, Events
+from headct.train.pretrain import pretrain
 from headct.train.runtime import Runtime
+
+from .tiny import make_store, recipe, run_ranks, write_recipe
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 
@@ -21,3 +27,74 @@ def test_another_number_of_threads_is_said_and_the_same_is_not(tmp_path, capsys)
     said = capsys.readouterr().err
     assert f"earlier {row['threads'] + 3} threads, now {row['threads']}" in said
     assert "ranks" not in said
+
+
+@pytest.fixture
+def damaged_store(tmp_path):
+    """A store that lost a shard of four scans."""
+    path = make_store(tmp_path / "damaged")
+    next(file for file in (path / "hu.zarr" / "c").rglob("*") if file.is_file()).unlink()
+    return path
+
+
+def lost_scans(run):
+    """(step, scan, what came instead) of every line."""
+    rows = [row for row in read_jsonl(run / "events.jsonl") if row["event"] == "unreadable"]
+    assert all(row["reason"] == "damaged-scan" for row in rows)
+    return sorted((row["step"], row["scan_id"], row["replaced_by"]) for row in rows)
+
+
+def test_an_unreadable_scan_is_said_in_its_step(damaged_store, tmp_path, monkeypatch):
+    known = []
+    real = module.JointObjective.after_step
+
+    def after_step(self, momentum):
+        known.append(len(lost_scans(tmp_path / "run")))
+        return real(self, momentum)
+
+    monkeypatch.setattr(module.JointObjective, "after_step", after_step)
+    how = recipe(max_unreadable_fraction=1.0)
+    pretrain(how, damaged_store, tmp_path / "run", threads=1)
+    lost = lost_scans(tmp_path / "run")
+    assert known == [sum(step <= done for step, _, _ in lost) for done in range(12)]
+    names = {scan for _, scan, _ in lost}
+    assert len(names) == 4
+    assert not names & {other for _, _, other in lost}
+    assert list(read_jsonl(tmp_path / "run" / "events.jsonl"))[-1]["unreadable_scans"] == 4
+
+
+def test_a_resumed_run_does_not_count_unreadable_scans_twice(damaged_store, tmp_path, monkeypatch):
+    how = recipe(max_unreadable_fraction=1.0)
+    pretrain(how, damaged_store, tmp_path / "whole", threads=1)
+    real = module.JointObjective.after_step
+
+    def after_step(self, momentum):
+        if len(list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))) == 8:
+            raise KeyboardInterrupt
+        return real(self, momentum)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.JointObjective, "after_step", after_step)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(how, damaged_store, tmp_path / "run", threads=1)
+    pretrain(how, damaged_store, tmp_path / "run", threads=1)
+    events = list(read_jsonl(tmp_path / "run" / "events.jsonl"))
+    assert [(row["event"], row["step"]) for row in events if "unreadable_scans" in row] == [
+        ("started", 0),
+        ("resumed", 6),
+        ("finished", 12),
+    ]
+    assert lost_scans(tmp_path / "run") == lost_scans(tmp_path / "whole")
+    assert events[-1]["unreadable_scans"] == 4
+    assert load_bundle(tmp_path / "run" / "bundle").provenance["unreadable_scans"] == 4
+
+
+def test_each_rank_says_what_it_could_not_read(damaged_store, tmp_path):
+    toml = write_recipe(tmp_path / "r.toml", max_unreadable_fraction=1.0, steps=8)
+    done = run_ranks(toml, "--store", damaged_store, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    events = list(read_jsonl(tmp_path / "run" / "events.jsonl"))
+    assert {row["rank"] for row in events if row["event"] == "unreadable"} == {0, 1}
+    assert len({scan for _, scan, _ in lost_scans(tmp_path / "run")}) == 4
+    assert events[-1]["unreadable_scans"] == 4
+    assert "cannot be read [damaged-scan]" in done.stderr

@@ -332,21 +332,6 @@ def test_a_checkpoint_of_another_architecture_is_an_error(whole, store, tmp_path
     refused(CheckpointError, "another architecture", recipe(), store, run)
 
 
-def test_unreadable_scans_are_replaced_and_counted(tmp_path, monkeypatch):
-    path = make_store(tmp_path / "store")
-    real = module.Store.read_hu
-
-    def read_hu(self, rows, **options):
-        if 5 in rows:
-            raise StoreError("damaged")
-        return real(self, rows, **options)
-
-    monkeypatch.setattr(module.Store, "read_hu", read_hu)
-    pretrain(recipe(steps=7), path, tmp_path / "run", threads=1)
-    events = list(read_jsonl(tmp_path / "run" / "events.jsonl"))
-    assert events[-1]["unreadable_scans"] == 1
-
-
 def test_scans_of_a_step_that_is_not_finite_are_named(store, tmp_path, monkeypatch):
     real = module.JointObjective.losses
 

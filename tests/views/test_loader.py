@@ -68,10 +68,25 @@ def test_an_unreadable_scan_is_counted_and_replaced_by_a_real_one():
     assert rows_of(ScanLoader(Scans(20, broken=(3, 4)), 5, seed=2), 8) == after
 
 
-def test_too_many_unreadable_scans_stop_the_run():
+def test_a_batch_says_what_it_does_without_and_what_came_instead():
+    loader = ScanLoader(Scans(20, broken=(3, 4)), 5, seed=2)
+    lost = []
+    for step in range(8):
+        due = [loader.order.row(*place) for place in loader.read(step).places]
+        batch = loader.read(step)
+        lost += batch.unreadable
+        assert {one.row for one in batch.unreadable} >= set(due) & {3, 4}
+        for one in batch.unreadable:
+            assert one.replaced_by in batch.rows
+    assert {(one.row, one.reason) for one in lost} == {(3, "store"), (4, "store")}
+
+
+def test_too_many_unreadable_scans_stop_the_run_and_are_named():
     loader = ScanLoader(Scans(20, broken=tuple(range(6))), 5, seed=2)
-    with pytest.raises(TrainingError, match="4 of 20 scans"):
+    with pytest.raises(TrainingError, match="4 of 20 scans") as caught:
         rows_of(loader, 8)
+    named = caught.value.message.partition(": ")[2].split(", ")
+    assert named == sorted(f"c-{row}" for row in loader.unreadable)
 
 
 def test_an_empty_store_is_an_error():

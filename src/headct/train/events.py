@@ -1,8 +1,10 @@
-"""RUN/events.jsonl: when a run was started, resumed, stopped, finished, and on what."""
+"""RUN/events.jsonl: when a run was started, resumed, stopped, finished, on what; lost scans."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,18 @@ from typing import Any
 import torch
 
 from headct import __version__
+from headct.atomic import write_text
 from headct.run import append_jsonl, read_jsonl
+from headct.train.loop import StepRecord, TrainState
 from headct.train.runtime import Runtime
 from headct.views.backend import why_no_kernels
 
 FILE = "events.jsonl"
+UNREADABLE = "unreadable"
 
 
 class Events:
-    """Writes the lines of a run, on its main rank.
+    """Writes the lines of a run: those of its course on the main rank.
 
     Args:
         folder: RUN.
@@ -28,10 +33,13 @@ class Events:
     def __init__(self, folder: Path, runtime: Runtime) -> None:
         self.file, self.runtime = folder / FILE, runtime
 
-    def note(self, event: str, step: int, more: dict[str, Any]) -> None:
+    def note(self, event: str, step: int, more: dict[str, Any] | None = None) -> None:
+        """Append a line with the number of scans that could not be read so far."""
+        if self.runtime.is_main:
+            self.write(event, step, {"unreadable_scans": self.count_unreadable()} | (more or {}))
+
+    def write(self, event: str, step: int, more: dict[str, Any]) -> None:
         """Append a line, and flush it to the disk."""
-        if not self.runtime.is_main:
-            return
         row = {
             "event": event,
             "step": step,
@@ -44,6 +52,16 @@ class Events:
             "no_kernels": why_no_kernels(self.runtime.device),
         }
         append_jsonl(self.file, [row | more], durable=True)
+
+    def count_unreadable(self) -> int:
+        """Scans that could not be read, on any rank, each counted once."""
+        return len({r["scan_id"] for r in read_jsonl(self.file) if r["event"] == UNREADABLE})
+
+    def forget_unreadable(self, after: int) -> None:
+        """Take out the scans of steps that are done again."""
+        rows = list(read_jsonl(self.file))
+        kept = [row for row in rows if row["event"] != UNREADABLE or row["step"] <= after]
+        write_text(self.file, "".join(json.dumps(row) + "\n" for row in kept))
 
     def tell_what_differs(self) -> None:
         """Say so where a run goes on with another number of ranks or threads."""
@@ -64,3 +82,34 @@ class Events:
                 f" the same weights to the bit give --threads {before}",
                 file=sys.stderr,
             )
+
+
+class UnreadableWriter:
+    """Hook: a line for each scan of this rank that a step had to do without, and what came instead.
+
+    Args:
+        events: where the lines go.
+        scan_ids: pseudonymous names by row of the store.
+    """
+
+    def __init__(self, events: Events, scan_ids: Sequence[str]) -> None:
+        self.events, self.scan_ids = events, scan_ids
+        self.said: set[str] = set()
+
+    def __call__(self, _: TrainState, record: StepRecord) -> None:
+        """Write where a scan was replaced; each scan is said once on stderr."""
+        for lost in (scan for batch in record.batches for scan in batch.scans.unreadable):
+            names = {
+                "scan_id": self.scan_ids[lost.row],
+                "reason": lost.reason,
+                "replaced_by": self.scan_ids[lost.replaced_by],
+            }
+            rank = {"rank": self.events.runtime.rank}
+            self.events.write(UNREADABLE, record.step, names | rank)
+            if names["scan_id"] not in self.said:
+                self.said.add(names["scan_id"])
+                print(
+                    f"step {record.step}: scan {names['scan_id']} cannot be read"
+                    f" [{lost.reason}]; {names['replaced_by']} came in its place",
+                    file=sys.stderr,
+                )

@@ -10,6 +10,7 @@ from pathlib import Path
 from headct.objective.guards import alarms
 from headct.objective.joint import JointObjective
 from headct.progress import tracking
+from headct.train.events import Events, UnreadableWriter
 from headct.train.feed import Feed, PretrainBatch
 from headct.train.hooks import MetricsWriter, NonFiniteWriter, show_progress
 from headct.train.loop import Hook
@@ -33,6 +34,7 @@ class Observed:
         runtime: of this rank.
         feed: gives the views of the panels.
         scan_ids: pseudonymous names by row of the store.
+        events: of the run.
         objective: all weights, on the main rank; every rank must ask for it together.
         peak: of the device.
         trackers: where metrics go besides.
@@ -44,6 +46,7 @@ class Observed:
     runtime: Runtime
     feed: Feed
     scan_ids: Sequence[str]
+    events: Events
     objective: Callable[[], JointObjective | None]
     peak: Peak
     trackers: Sequence[str]
@@ -54,6 +57,7 @@ class Observed:
         """In the order in which they must be called, while the block runs."""
         recipe, record = self.recipe, self.recipe.record
         hooks: list[Hook] = [
+            UnreadableWriter(self.events, self.scan_ids),
             NonFiniteWriter(self.folder / "nonfinite.jsonl", self.runtime.rank, self._names),
             PanelWriter(
                 self.folder / "panels",

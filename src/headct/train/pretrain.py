@@ -2,7 +2,7 @@
 
 RUN/config.toml       the resolved recipe
 RUN/run.json          versions, seed, commit, command
-RUN/events.jsonl      started, resumed, stopped, finished: at which step and when
+RUN/events.jsonl      started, resumed, stopped, finished, a scan unreadable: which step and when
 RUN/metrics.jsonl     terms, guards and schedules by step
 RUN/nonfinite.jsonl   scans of steps that were not applied, where there were any
 RUN/checkpoints/      the last few, whole or absent
@@ -181,10 +181,10 @@ class PretrainRun:
             self._train(stop)
             self.checkpoints.save(self.state)
         if not self._is_done:
-            self._note("stopped")
+            self.events.note("stopped", self.state.step)
             return self._outcome("stopped")
         self._write_bundle()
-        self._note("finished")
+        self.events.note("finished", self.state.step)
         return self._outcome("finished")
 
     def _make_objective(self) -> JointObjective:
@@ -237,6 +237,7 @@ class PretrainRun:
             self.runtime,
             self.feed,
             self.store.scan_ids,
+            self.events,
             self._whole_objective,
             self.peak,
             self.trackers,
@@ -266,7 +267,7 @@ class PretrainRun:
             "skipped_steps": self.state.skipped_steps,
             "store_scans": len(self.store),
             "store_hash": self.identity["store"],
-            "unreadable_scans": len(self.loader.unreadable),
+            "unreadable_scans": self.events.count_unreadable(),
             "precision": str(self.runtime.dtype).removeprefix("torch."),
             "headct": __version__,
             "git_commit": git_commit(),
@@ -280,13 +281,10 @@ class PretrainRun:
             write_run_record(self.folder, self.recipe, seed=self.recipe.seed, verb="pretrain")
         for name in ("metrics.jsonl", "nonfinite.jsonl"):
             trim_steps(self.folder / name, self.state.step)
+        self.events.forget_unreadable(after=self.state.step)
         self.events.tell_what_differs()
         peak = {"peak_tflops": self.peak.flops / 1e12, "peak_from": self.peak.source}
-        self._note("resumed" if resumed else "started", peak)
-
-    def _note(self, event: str, more: dict[str, Any] | None = None) -> None:
-        unreadable = {"unreadable_scans": len(self.loader.unreadable)}
-        self.events.note(event, self.state.step, unreadable | (more or {}))
+        self.events.note("resumed" if resumed else "started", self.state.step, peak)
 
     @property
     def _is_done(self) -> bool:

@@ -20,6 +20,8 @@ READ_AHEAD = 2
 """Batches that are read or waiting for each reader, while one is being trained on."""
 ALWAYS_TOLERATED = 3
 """Unreadable scans that never stop a run, however small the store."""
+MOST_NAMED = 8
+"""Scans that a message lists."""
 
 
 class ScanSource(Protocol):
@@ -34,6 +36,21 @@ class ScanSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A scan that could not be read.
+
+    Attributes:
+        row: of the store.
+        reason: code of the store's error.
+        replaced_by: row of the scan that came in its place.
+    """
+
+    row: int
+    reason: str
+    replaced_by: int
+
+
 @dataclass(frozen=True, eq=False)
 class ScanBatch:
     """Scans of one step on one rank.
@@ -42,11 +59,13 @@ class ScanBatch:
         hu: [b z y x] int16.
         rows: row of each scan in the store.
         places: (epoch, position) of each scan in the data order.
+        unreadable: scans that were due but are not among the rows.
     """
 
     hu: NDArray[np.int16]
     rows: tuple[int, ...]
     places: tuple[tuple[int, int], ...]
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 class DataOrder:
@@ -130,22 +149,38 @@ class ScanLoader:
             return ScanBatch(self.source.read_hu(rows), tuple(rows), places)
         except StoreError:
             read = [self._read_or_replace(*place) for place in places]
-            return ScanBatch(np.stack([hu for hu, _ in read]), tuple(r for _, r in read), places)
+        return ScanBatch(
+            np.stack([hu for hu, _, _ in read]),
+            tuple(row for _, row, _ in read),
+            places,
+            tuple(Unreadable(*lost, row) for _, row, failed in read for lost in failed.items()),
+        )
 
-    def _read_or_replace(self, epoch: int, position: int) -> tuple[NDArray[np.int16], int]:
+    def _read_or_replace(
+        self, epoch: int, position: int
+    ) -> tuple[NDArray[np.int16], int, dict[int, str]]:
+        """The voxels of a place, the row that they are of, and why rows before it failed."""
         row, attempt = self.order.row(epoch, position), 0
+        failed: dict[int, str] = {}
         while True:
             try:
-                return self.source.read_hu([row])[0], row
+                return self.source.read_hu([row])[0], row, failed
             except StoreError as error:
+                failed[row] = error.code
                 self.unreadable.add(row)
                 if len(self.unreadable) > self.max_unreadable:
-                    raise TrainingError(
-                        f"{len(self.unreadable)} of {len(self.source)} scans cannot be read",
-                        remedy="run `headct store verify`, then mend the store",
-                        code="unreadable-scans",
-                    ) from error
+                    raise self._too_many() from error
             row, attempt = self.order.replacement(epoch, position, attempt), attempt + 1
+
+    def _too_many(self) -> TrainingError:
+        names = [self.source.scan_ids[row] for row in sorted(self.unreadable)]
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        return TrainingError(
+            f"{len(names)} of {len(self.source)} scans cannot be read:"
+            f" {', '.join(names[:MOST_NAMED])}{more}",
+            remedy="run `headct store verify`, then mend the store",
+            code="unreadable-scans",
+        )
 
     @contextmanager
     def reading(self, first_step: int, last_step: int) -> Iterator[Iterator[ScanBatch]]:
