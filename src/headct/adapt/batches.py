@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headct.store.ahead import READERS
 from headct.store.labels import Labels
 from headct.store.store import Store
 from headct.views.augment import AugmentConfig, Cupping, Erase, MotionGhost, SkullBase
@@ -75,7 +76,7 @@ class LabelledScans:
     ) -> None:
         self.labels, self.seed, self.device = labels, seed, device
         self.pairs = lateral_pairs(labels.findings)
-        self.loader = ScanLoader(_Rows(store, labels), batch, seed)
+        self.loader = ScanLoader(_Rows(store, labels), batch, seed, readers=READERS)
         patch = store.preprocessing.shape_zyx  # tokens are chosen by the net
         self.maker = ViewMaker(augment, store.preprocessing, patch, _no_tokens, seed)
 

@@ -18,6 +18,7 @@ from headct.adapt.known_scans import KnownScans, scans_of_store, scans_of_table
 from headct.atomic import replacing
 from headct.errors import MismatchError, UsageError
 from headct.progress import tracking
+from headct.store.ahead import SCANS_AT_ONCE, read_batches
 from headct.store.store import Store
 from headct.volume.preprocessing import Preprocessing
 
@@ -95,7 +96,7 @@ def tabulate(
     source: str,
     bundle_hash: str = "",
     init_seed: int = 0,
-    batch_scans: int = 16,
+    batch_scans: int = SCANS_AT_ONCE,
 ) -> FeatureTable:
     """Run a function over every scan of a store.
 
@@ -126,9 +127,8 @@ def _batches(
     store: Store, featurise: Callable[[NDArray[np.int16]], Vectors], batch_scans: int
 ) -> Iterator[Vectors]:
     with tracking("embed", len(store)) as tracker:
-        for start in range(0, len(store), batch_scans):
-            rows = range(start, min(start + batch_scans, len(store)))
-            yield featurise(store.read_hu(rows))
+        for rows, hu in read_batches(store, scans_at_once=batch_scans):
+            yield featurise(hu)
             tracker.advance(len(rows))
 
 

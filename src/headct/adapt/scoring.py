@@ -24,12 +24,12 @@ from headct.model.device import choose_device
 from headct.model.embed import Bundle, pooled
 from headct.model.encoder import ViT3D
 from headct.progress import tracking
+from headct.store.ahead import read_batches
 from headct.store.store import Store
 
 Hu = NDArray[np.int16]
 Score = Callable[[Hu], NDArray[np.float64]]
 """Canonical HU [b z y x] -> scores [b f] in [0, 1]."""
-SCANS_AT_ONCE = 16
 
 
 def scorer(task: Task, bundle: Bundle | None = None, device: torch.device | None = None) -> Score:
@@ -75,9 +75,8 @@ def score_store(score: Score, store: Store, rows: Sequence[int]) -> NDArray[np.f
     """Scores [n f] of some rows of a store."""
     parts = []
     with tracking("score", len(rows)) as tracker:
-        for start in range(0, len(rows), SCANS_AT_ONCE):
-            some = [int(row) for row in rows[start : start + SCANS_AT_ONCE]]
-            parts.append(score(store.read_hu(some)))
+        for some, hu in read_batches(store, rows):
+            parts.append(score(hu))
             tracker.advance(len(some))
     return np.concatenate(parts)
 

@@ -23,12 +23,12 @@ from headct.model.architecture import ENCODERS, EncoderConfig
 from headct.model.embed import Bundle
 from headct.model.encoder import ViT3D
 from headct.progress import tracking
+from headct.store.ahead import read_batches
 from headct.store.labels import Labels
 from headct.store.store import Store
 from headct.volume.preprocessing import PRESETS, Preprocessing
 
 Kind = Literal["bundle", "vit", "cnn3d", "resnet3d", "slices2d"]
-SCANS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,8 @@ def probe_head(
 def _embed(bundle: Bundle, store: Store, rows: NDArray[np.int64]) -> Vectors:
     parts = []
     with tracking("embed", len(rows)) as tracker:
-        for start in range(0, len(rows), SCANS_AT_ONCE):
-            some = [int(row) for row in rows[start : start + SCANS_AT_ONCE]]
-            parts.append(encoder_vectors(bundle, store.read_hu(some)))
+        for some, hu in read_batches(store, rows.tolist()):
+            parts.append(encoder_vectors(bundle, hu))
             tracker.advance(len(some))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -26,6 +26,7 @@ from headct.atomic import replacing, write_json
 from headct.errors import MismatchError, UsageError
 from headct.model.embed import Bundle
 from headct.progress import tracking
+from headct.store.ahead import read_batches
 from headct.store.store import Store
 
 TOKENS_JSON = "tokens.json"
@@ -102,17 +103,15 @@ def write_tokens(folder: Path, store: Store, bundle: Bundle) -> TokenTable:
     done = _done(folder, about)
     with tracking("embed", len(store)) as tracker:
         tracker.advance(done)
-        while done < len(store):
-            rows = range(done, min(done + ROWS_AT_ONCE, len(store)))
-            tokens = bundle.encode_hu(store.read_hu(rows))
+        for rows, hu in read_batches(store, range(done, len(store)), ROWS_AT_ONCE):
+            tokens = bundle.encode_hu(hu)
             parts = {
                 "patches": tokens.patches.float().cpu().numpy().astype(np.float16),
                 "centres": tokens.centre_mm.float().cpu().numpy(),
             }
             for name, values in parts.items():
-                _array(folder, name, len(store), values)[rows.start : rows.stop] = values
-            done = rows.stop
-            write_json(folder / PROGRESS, {"about": about, "done": done})
+                _array(folder, name, len(store), values)[rows[0] : rows[-1] + 1] = values
+            write_json(folder / PROGRESS, {"about": about, "done": rows[-1] + 1})
             tracker.advance(len(rows))
     with replacing(folder / SCANS) as aside:
         pq.write_table(scans_of_store(store).as_table(), aside, compression="zstd")

@@ -18,6 +18,7 @@ from headct.errors import MismatchError, UsageError
 from headct.model.encoder import ViT3D
 from headct.model.tokens import Tokens, grid_shape, select_head_tokens
 from headct.progress import track
+from headct.store.ahead import SCANS_AT_ONCE, read_batches
 from headct.store.store import Store, open_store
 from headct.volume.canonical import to_canonical
 from headct.volume.preprocessing import Preprocessing
@@ -27,7 +28,6 @@ from headct.volume.stretched import to_channels as stretched_channels
 from headct.volume.volume import Volume
 
 SCANS_AT_ONCE_ON_A_GPU = 32
-STORE_SCANS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,13 +209,9 @@ class Bundle:
     def _embed_store(self, store: Store) -> Embedding:
         require_hu(self.preprocessing)
         self.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
-        starts = range(0, len(store), STORE_SCANS_AT_ONCE)
-        parts = [
-            pooled(
-                self.encode_hu(store.read_hu(range(start, min(start + starts.step, len(store)))))
-            )
-            for start in track(starts, "embed", len(starts), unit="batches")
-        ]
+        n_batches = math.ceil(len(store) / SCANS_AT_ONCE)
+        batches = track(read_batches(store), "embed", n_batches, unit="batches")
+        parts = [pooled(self.encode_hu(hu)) for _, hu in batches]
         return Embedding.joined(parts, tuple(store.scan_ids))
 
     def _encode_part(self, hu: Tensor) -> Tokens:

@@ -12,10 +12,9 @@ import torch
 from headct.model.embed import Bundle, Embedding, pooled
 from headct.model.encoder import ViT3D
 from headct.objective.joint import JointObjective
+from headct.store.ahead import read_batches
 from headct.store.store import Store
 from headct.train.loop import StepRecord, TrainState
-
-SCANS_AT_ONCE = 16
 
 
 class Score(Protocol):
@@ -80,10 +79,7 @@ class OnlineProbe:
         store, rows = self.subset.store, self.subset.rows
         bundle = Bundle(encoder, store.preprocessing, "", {}, self.dtype)
         with _evaluating(encoder):
-            parts = [
-                pooled(bundle.encode_hu(store.read_hu(rows[start : start + SCANS_AT_ONCE])))
-                for start in range(0, len(rows), SCANS_AT_ONCE)
-            ]
+            parts = [pooled(bundle.encode_hu(hu)) for _, hu in read_batches(store, rows)]
         return Embedding.joined(parts)
 
 
