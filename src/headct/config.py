@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-import types
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from headct.errors import UsageError
+from headct.faults import in_words
 
 
 class Config(BaseModel):
@@ -24,8 +22,19 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
-MOST_NAMED = 16
-"""Keys of a section that a message lists."""
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _rises(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{list(pair)} is not [smallest, largest]")
+    return pair
+
+
+Range = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rises)]
+"""Smallest and largest."""
 
 
 def load_recipe(
@@ -71,7 +80,7 @@ def check(values: dict[str, Any], model: type[C], name: str) -> C:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [_fault(model, item["loc"], item["msg"], item["type"]) for item in _own(error)]
+        faults = in_words(model, error)
         raise UsageError(
             f"{name} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n"
             + "\n".join(f"  {fault}" for fault in faults),
@@ -79,11 +88,26 @@ def check(values: dict[str, Any], model: type[C], name: str) -> C:
         ) from error
 
 
-def _own(error: ValidationError) -> list[ErrorDetails]:
-    """Its faults, without the lists that are short only for want of items that are faulty."""
-    items = error.errors()
-    inner = {item["loc"][:n] for item in items for n in range(len(item["loc"]))}
-    return [item for item in items if item["type"] != "too_short" or item["loc"] not in inner]
+def ranges_rise(config: C) -> C:
+    """The config; ValueError where a pair of numbers in it is not (smallest, largest)."""
+    for key, value in flat(config.model_dump()):
+        if _is_pair(value) and value[0] > value[1]:
+            raise ValueError(f"{key} {list(value)} is not [smallest, largest]")
+    return config
+
+
+def _is_pair(value: Any) -> bool:
+    is_two = isinstance(value, tuple) and len(value) == 2
+    return is_two and all(isinstance(v, int | float) for v in value)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Keys as in --set, with their values."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        pairs += flat(value, f"{path}.") if isinstance(value, dict) else [(path, value)]
+    return pairs
 
 
 def to_toml(config: Config) -> str:
@@ -118,7 +142,11 @@ def _read(recipe: str | Path, builtin: str) -> tuple[str, str]:
 def _set(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
-        raise UsageError(f"--set wants key=value, not {override!r}", remedy="e.g. --set steps=100")
+        raise UsageError(f"--set wants key=value, not {override!r}", remedy="e.g. --set seed=1")
+    if not text.strip():
+        raise UsageError(
+            f"--set {key.strip()}= has no value", remedy=f"--set {key.strip()}='\"\"' is empty text"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -134,35 +162,3 @@ def _set(values: dict[str, Any], override: str) -> None:
                 remedy=remedy if isinstance(values, str) else f"leave out what follows {parent}",
             )
     values[last] = value
-
-
-def _fault(model: type[Config], where: tuple[int | str, ...], message: str, kind: str) -> str:
-    key = ".".join(str(part) for part in where)
-    if kind != "extra_forbidden":
-        message = message.removeprefix("Value error, ")
-        return f"{key}: {message}" if key else message
-    known = _known_keys(model, where[:-1])
-    near = difflib.get_close_matches(str(where[-1]), known, n=1)
-    if near:
-        return f"{key}: unknown key; did you mean {near[0]}?"
-    few = 0 < len(known) <= MOST_NAMED
-    return f"{key}: unknown key" + (f"; there are: {', '.join(known)}" if few else "")
-
-
-def _known_keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
-    for part in where:
-        if isinstance(part, int) or part not in model.model_fields:
-            continue
-        inner = _model_in(model.model_fields[part].annotation)
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict):
-        return next((m for a in get_args(annotation) if (m := _model_in(a)) is not None), None)
-    return None

@@ -63,7 +63,7 @@ def test_two_profiles_of_one_name_are_refused(key: str, tmp_path: Path) -> None:
 
 
 def test_an_archive_without_a_site_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"sites: .*at least 1 item"):
+    with pytest.raises(UsageError, match=r"sites: .*at least 1 is wanted"):
         cli.phantom(tmp_path / "out", preset="tiny", overrides=["sites=[]"], jobs=1)
 
 

@@ -29,7 +29,7 @@ from headct.adapt.task import (
     sites_of,
 )
 from headct.adapt.token_table import TokenTable
-from headct.config import Config
+from headct.config import Config, Count, NotNegative
 from headct.errors import CheckpointError, MismatchError
 from headct.model.bundle import load_strictly
 from headct.model.tokens import Tokens
@@ -53,7 +53,7 @@ class AttentiveOptim(OptimConfig):
 
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
-    weight_decay: tuple[float, float] = (0.1, 0.1)
+    weight_decay: tuple[NotNegative, NotNegative] = (0.1, 0.1)
     """At the first and at the last step."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Largest global gradient norm."""
@@ -73,7 +73,7 @@ class AttentiveConfig(OperatingConfig):
     label_smoothing: float = Field(default=0.02, ge=0, lt=0.5)
     """As in fine-tuning."""
     optim: AttentiveOptim = AttentiveOptim()
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads; none leaves torch's choice."""
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headct.config import Config
+from headct.config import Config, Count
 from headct.model.tokens import to_channels, window_tensors
 from headct.volume.window import WINDOWS, Window
 
@@ -15,7 +15,7 @@ from headct.volume.window import WINDOWS, Window
 class CnnConfig(Config):
     """Architecture of a Cnn3d."""
 
-    widths: tuple[int, ...] = (16, 32, 64, 128)
+    widths: tuple[Count, ...] = Field(default=(16, 32, 64, 128), min_length=1)
     """Channels per stage; every stage halves the grid."""
     windows: tuple[Window, ...] = Field(default=WINDOWS, min_length=1)
     """HU windows, one input channel each."""

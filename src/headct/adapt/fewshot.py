@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ from headct.adapt.task import (
     save_info,
     sites_of,
 )
-from headct.config import Config
+from headct.config import Config, Count, Positive
 from headct.errors import LabelError, UsageError
 from headct.progress import tracking
 from headct.run import write_run_record
@@ -37,11 +36,11 @@ FEWEST_DRAWS = 5
 class FewshotConfig(Config):
     """How shots are drawn and fitted."""
 
-    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(5, 10, 20), min_length=1)
+    shots: tuple[Count, ...] = Field(default=(5, 10, 20), min_length=1)
     """K: positives, and as many negatives, per finding; each K once."""
-    n_draws: int = 5
+    n_draws: Count = 5
     """Draws per K; the mean and spread over them is reported."""
-    strength_c: float = 1e-3
+    strength_c: Positive = 1e-3
     """Inverse strength of the L2 term: fixed beforehand, as K scans cannot choose it."""
     evenness: float = Field(default=0.5, ge=0, le=1)
     """As in the probe."""

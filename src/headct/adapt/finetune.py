@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ KINDS = {"bundle": "finetune", "vit": "scratch-vit"} | {n: f"scratch-{n}" for n 
 class FinetuneConfig(SuperviseConfig):
     """A recipe of `headct finetune`."""
 
-    token_fraction: float = 1.0
+    token_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of a scan's tokens that a ViT computes in a training step, drawn anew each time."""
     probe: ProbeConfig = ProbeConfig()
     """How the head is fitted on frozen features before a bundle is fine-tuned."""

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from headct.adapt.logistic import draw_folds, log_loss
 from headct.adapt.operating import OperatingConfig
+from headct.config import Count
 from headct.store.label_table import UNKNOWN
 from headct.store.labels import Labels
 
@@ -21,7 +22,7 @@ ROWS_AT_ONCE = 512
 class KnnConfig(OperatingConfig):
     """How neighbours vote."""
 
-    neighbours: tuple[int, ...] = (5, 10, 20, 40, 80)
+    neighbours: tuple[Count, ...] = Field(default=(5, 10, 20, 40, 80), min_length=1)
     """Numbers of neighbours to choose from by cross-validation."""
     temperature: float = Field(default=0.07, gt=0)
     """Of the votes: a neighbour counts exp(cosine / temperature)."""

@@ -18,7 +18,7 @@ class LoraConfig(Config):
     """Rank of the changes; 0: no LoRA, all weights are trained."""
     alpha: float = Field(default=16.0, gt=0)
     """Changes are scaled by alpha / rank."""
-    layers: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    layers: tuple[str, ...] = Field(default=("qkv", "proj", "fc1", "fc2"), min_length=1)
     """Linear layers of every block that are changed."""
 
 

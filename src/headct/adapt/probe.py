@@ -29,6 +29,7 @@ from headct.adapt.task import (
     save_info,
     sites_of,
 )
+from headct.config import Positive
 from headct.errors import LabelError
 from headct.run import write_run_record
 from headct.store.labels import Labels
@@ -41,11 +42,13 @@ FEWEST_IN_FOLD = 2
 class ProbeConfig(OperatingConfig):
     """How the probe is fitted."""
 
-    strengths_c: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    strengths_c: tuple[Positive, ...] = Field(
+        default=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), min_length=1
+    )
     """Inverse strengths of the L2 term; cross-validation chooses one for all findings."""
     evenness: float = Field(default=0.5, ge=0, le=1)
     """How far directions of small spread are stretched before the L2 term: 0 not, 1 to equal."""
-    n_folds: int = 5
+    n_folds: int = Field(default=5, ge=2)
     """Folds of the inner cross-validation; patients stay whole."""
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from headct.adapt.logistic import draw_folds, log_loss
 from headct.adapt.scoring import network_scores, score_store
 from headct.atomic import write_json
-from headct.config import Config
+from headct.config import Config, Positive
 from headct.model.device import choose_device
 from headct.store.labels import Labels
 from headct.store.store import Store
@@ -29,7 +29,7 @@ Train = Callable[[Labels, float, Path], nn.Module]
 class SearchConfig(Config):
     """Which learning rates are tried before the training proper."""
 
-    lr: tuple[float, ...] = ()
+    lr: tuple[Positive, ...] = ()
     """Peak rates to choose from; none: the rate of the recipe is taken as it is."""
     n_parts: int = Field(default=4, ge=2)
     """One part in so many of the train patients judges the rates, and is trained on afterwards."""

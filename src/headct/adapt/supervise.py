@@ -6,16 +6,17 @@ import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headct.adapt.batches import LIGHT, LabelledBatch, LabelledScans
-from headct.config import Config
+from headct.config import Config, Count, NotNegative, ranges_rise
 from headct.errors import MismatchError
 from headct.progress import tracking
 from headct.train.checkpoint import Identity, latest_checkpoint, restore
@@ -38,7 +39,7 @@ class SuperviseOptim(OptimConfig):
     """Peak learning rate of the last block."""
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps over which the rate rises from 0."""
-    weight_decay: tuple[float, float] = (0.05, 0.05)
+    weight_decay: tuple[NotNegative, NotNegative] = (0.05, 0.05)
     """At the first and at the last step."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Largest global gradient norm."""
@@ -62,11 +63,11 @@ class SuperviseConfig(Config):
     """Weight of a positive is (absent / present) to this power, at most 10."""
     average_decay: float = Field(default=0.99, ge=0, lt=1)
     """Of the moving average of the weights, which is what is kept."""
-    augment: ViewsConfig = LIGHT
+    augment: Annotated[ViewsConfig, AfterValidator(ranges_rise)] = LIGHT
     """How scans are changed before every step."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware multiplies it."""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads; none leaves torch's choice."""
     checkpoint_every: int = Field(default=200, gt=0)
     """Steps between checkpoints."""

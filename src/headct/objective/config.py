@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from headct.config import Config
+from headct.config import Config, NotNegative
 from headct.objective.dino import ClsConfig
 from headct.objective.gram import GramConfig
 from headct.objective.mae import LatConfig, MaeConfig
@@ -33,7 +33,7 @@ class JointConfig(Config):
     cls: ClsConfig = ClsConfig()
     gram: GramConfig = GramConfig()
     decoder: DecoderConfig = DecoderConfig()
-    window_jitter: tuple[float, float] = (0.05, 0.1)
+    window_jitter: tuple[NotNegative, NotNegative] = (0.05, 0.1)
     """Input windows in training: largest shift of the level as a share of the width, and largest
     logarithm of the change of the width. Targets are never jittered."""
     window_contrast: WindowContrast = WindowContrast()

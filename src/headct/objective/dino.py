@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from headct.config import Config
+from headct.config import Config, Positive, Range
 from headct.model.heads import ProjectionHead
 from headct.objective.agreement import (
     centred_targets,
@@ -41,7 +41,7 @@ class CodingRateConfig(Config):
     """Weight of the coding rate against the distance between views, at the start."""
     eps: float = Field(default=0.5, gt=0.0)
     """Distortion of the code; larger looks at coarser structure."""
-    distance_band: tuple[float, float] = (0.05, 0.25)
+    distance_band: Range = (0.05, 0.25)
     """Mean cosine distance between views that gamma is steered to stay in."""
     steer: float = Field(default=0.02, ge=0.0, lt=1.0)
     """Share by which gamma changes after a step outside the band; 0 keeps gamma."""
@@ -52,7 +52,7 @@ class PrototypeConfig(Config):
 
     n_prototypes: int = Field(default=1024, gt=1)
     """65,536 for a global batch >= 1,024; 8,192 at 256; 1,024 at 64."""
-    teacher_temperature: tuple[float, float] = (0.04, 0.07)
+    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
     """At the start, and from `warm_fraction` of the run on."""
     warm_fraction: float = Field(default=0.3, gt=0.0, le=1.0)
     """Share of the run over which the teacher's temperature rises."""

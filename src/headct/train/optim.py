@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from headct.config import Config
+from headct.config import Config, NotNegative
 
 Schedule = Callable[[int], dict[str, float]]
 """Global step -> "lr" and "weight_decay", and whatever else changes with the step ("momentum")."""
@@ -19,6 +19,8 @@ NEVER_DECAYED = ("cls", "registers", "gamma", "token", "positions.table")
 """Ends of the names of parameters without weight decay although they may be matrices."""
 NEVER_MUON = ("prototypes",)
 """Ends of the names of matrices whose rows are vectors on their own, which Muon would mix."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Config):
@@ -33,9 +35,9 @@ class OptimConfig(Config):
     """Learning rate of AdamW at the last step; Muon's falls in proportion."""
     warmup_fraction: float = Field(default=0.08, ge=0, lt=1)
     """Share of the steps over which the rate rises from 0."""
-    weight_decay: tuple[float, float] = (0.04, 0.2)
+    weight_decay: tuple[NotNegative, NotNegative] = (0.04, 0.2)
     """At the first and at the last step, cosine between."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     """(0.9, 0.99) beyond 50,000 steps."""
     momentum: float | None = Field(default=None, ge=0, lt=1)
     """Teacher momentum at the first step, rising to 1; None: it spans 2 % of the run."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from headct.config import Config
+from headct.config import Config, flat, ranges_rise
 from headct.model.architecture import ENCODERS, EncoderConfig
 from headct.objective.config import JointConfig
 from headct.train.distribute import ComputeConfig
@@ -64,7 +64,7 @@ class PretrainRecipe(Config):
     """Steps in a row with a loss that is not finite, before the run stops."""
     encoder: EncoderConfig
     """Architecture: a preset by name, or keys; with the key `preset` they change that preset."""
-    views: ViewsConfig = ViewsConfig()
+    views: Annotated[ViewsConfig, AfterValidator(ranges_rise)] = ViewsConfig()
     objective: JointConfig = JointConfig()
     optim: OptimConfig = OptimConfig()
     record: RecordConfig = RecordConfig()
@@ -121,18 +121,10 @@ class PretrainRecipe(Config):
 
     def settings(self) -> dict[str, Any]:
         """All keys, as in --set, with their values."""
-        return dict(_flat(self.model_dump(mode="json")))
+        return dict(flat(self.model_dump(mode="json")))
 
     def differences(self, other: PretrainRecipe) -> list[str]:
         """Keys, as in --set, in which another recipe would learn something else."""
-        mine = dict(_flat(self.model_dump(mode="json", exclude=NOT_LEARNED)))
-        theirs = dict(_flat(other.model_dump(mode="json", exclude=NOT_LEARNED)))
+        mine = dict(flat(self.model_dump(mode="json", exclude=NOT_LEARNED)))
+        theirs = dict(flat(other.model_dump(mode="json", exclude=NOT_LEARNED)))
         return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        path = f"{prefix}{key}"
-        pairs += _flat(value, f"{path}.") if isinstance(value, dict) else [(path, value)]
-    return pairs
