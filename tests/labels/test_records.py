@@ -209,7 +209,7 @@ def test_bad_rows_are_named_by_line_and_not_by_value(tmp_path, rules, diagnoses,
         ('findings.sdh.icd9=["I62"]', "no codes of icd9: I62"),
         ("findings.ich={days=[0,1]}", "no codes"),
         ('findings.stone={days=[0,1],icd9=["430"]}', "not in the vocabulary of findings: stone"),
-        ("findings.sdh.min_dates=0", "greater than or equal to 1"),
+        ("findings.sdh.min_dates=0", "0 is below 1, the least"),
     ],
 )
 def test_rules_with_faults(tmp_path, change, match):

@@ -143,8 +143,8 @@ def test_cls_attention_is_a_share(encoder: ViT3D) -> None:
     [
         ({"heads": 5}, "does not give 5 heads"),
         ({"width": 12}, "even width >= 6"),
-        ({"drop_path": 1.0}, "less than 1"),
-        ({"windows": []}, "at least 1 item"),
+        ({"drop_path": 1.0}, "is not below 1"),
+        ({"windows": []}, "at least 1 is wanted"),
         ({"widht": 192}, "did you mean width"),
     ],
 )

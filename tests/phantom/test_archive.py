@@ -282,13 +282,13 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
         ({"preset": "demo", "recipe": Path("x.toml")}, "one of them"),
         ({"preset": "enormous"}, "no recipe file or built-in recipe"),
         ({"preset": "demo", "overrides": ["n_trian=3"]}, "did you mean n_train"),
-        ({"preset": "demo", "overrides": ["prevalence.edh=1.5"]}, "less than or equal to 1"),
+        ({"preset": "demo", "overrides": ["prevalence.edh=1.5"]}, "1.5 is above 1, the most"),
         (
             {"preset": "demo", "overrides": ["prevalence.flu=0.1"]},
             "unknown key; there are: edh, sdh,",
         ),
         ({"preset": "demo", "overrides": ["output=png"]}, "'dicom', 'nifti' or 'store'"),
-        ({"preset": "demo", "overrides": ["n_pool=-1"]}, "greater than or equal to 0"),
+        ({"preset": "demo", "overrides": ["n_pool=-1"]}, "-1 is below 0, the least"),
         ({"preset": "demo", "overrides": ['sites=["hospital-z"]']}, "hospital-z"),
     ],
 )

@@ -123,7 +123,7 @@ def test_every_built_in_profile_and_preset_loads() -> None:
         ("noise = 3", "unknown key"),
         ("gain_range = [0.2, 1.0]", "gain_range.*0.8 to 1.2"),
         ("contrast_hu = [50, 5000]", "contrast_hu.*10 to 600 HU"),
-        ("contrast_fraction = -0.1", "contrast_fraction.*greater than or equal to 0"),
+        ("contrast_fraction = -0.1", "contrast_fraction.*below 0, the least"),
         ("cut_mm = [10, 500]", "cut_mm.*0 to 80 mm"),
         ("vertex_cut_fraction = 0.6\nbase_cut_fraction = 0.6", "above 1"),
         (
@@ -150,11 +150,11 @@ def test_an_impossible_site_is_refused(tmp_path: Path, text: str, words: str) ->
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("prevalence.edh=1.2", "less than or equal to 1"),
+        ("prevalence.edh=1.2", "1.2 is above 1, the most"),
         ("prevalence.sdhh=0.1", "did you mean sdh"),
         ("severity=0", "severity"),
         ("scale_sd=0.9", "scale_sd"),
-        ("min_slice_mm=500", "min_slice_mm.*equal to 20"),
+        ("min_slice_mm=500", "min_slice_mm.*above 20, the most"),
     ],
 )
 def test_an_impossible_preset_is_refused(override: str, words: str) -> None:
