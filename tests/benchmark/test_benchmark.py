@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from headct.adapt.features import read_features, write_features
 from headct.adapt.task import PREDICTIONS
 from headct.benchmark import jobs as benchmark_jobs
+from headct.benchmark import matrix as benchmark_matrix
 from headct.benchmark.encoders import Encoding, prepare
 from headct.benchmark.matrix import run_matrix
 from headct.benchmark.results import write_results
@@ -473,6 +474,27 @@ def test_a_benchmark_in_which_nothing_could_be_made_says_so(both, tmp_path):
     spec = load_spec(both / "sites.toml")
     with pytest.raises(HeadctError, match="none of 1 tasks"):
         write_results(spec, tmp_path, [benchmark_jobs.Failed("x", "labels", "too few")])
+
+
+def test_a_folder_that_is_no_benchmark_is_refused_and_stays(both, tmp_path):
+    spec = load_spec(both / "sites.toml")
+    (tmp_path / "run.json").write_text('{"verb": "pretrain"}')
+    with pytest.raises(UsageError, match="is no benchmark"):
+        run_matrix(spec, tmp_path, HERE)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    with pytest.raises(UsageError, match="is no benchmark"):
+        run_matrix(spec, tmp_path / "run.json", HERE)
+
+
+def test_a_benchmark_that_was_stopped_early_goes_on(both, tmp_path, monkeypatch):
+    spec = load_spec(both / "sites.toml")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            benchmark_matrix, "prepare", lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run_matrix(spec, tmp_path / "bench", HERE)
+    assert run_matrix(spec, tmp_path / "bench", HERE) == []
 
 
 @pytest.mark.parametrize("kind", ["slurm-local", "ray"])

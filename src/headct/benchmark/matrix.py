@@ -5,6 +5,7 @@ BENCH/  features/   ENCODER.parquet, and ENCODER.tokens/ where a method reads to
         jobs/       what each finished task was made from, and what went wrong with the others
         eval/       `headct evaluate` of all tasks together; with train_sites eval/SITE/ of each
         benchmark.parquet   one row per number
+        run.json            versions and options of the last call; says that the folder is ours
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headct.adapt.task import TASK_JSON
-from headct.benchmark.encoders import Encoding, prepare
+from headct.benchmark.encoders import Encoding, prepare, read_record
 from headct.benchmark.jobs import Failed, Work, do_job, labels_of, lost_job
 from headct.benchmark.spec import BenchmarkSpec, Job
 from headct.dicom.pseudonym import key_path
 from headct.engine.choice import Engine
+from headct.errors import UsageError
 from headct.progress import track, tracking
+from headct.run import write_run_record
 from headct.store.labels import needs_key
 from headct.store.store import open_store
+
+VERB = "benchmark"
 
 
 def run_matrix(spec: BenchmarkSpec, out: Path, engine: Engine) -> list[Failed]:
@@ -39,13 +44,16 @@ def run_matrix(spec: BenchmarkSpec, out: Path, engine: Engine) -> list[Failed]:
     Raises:
         LabelError: the label table cannot be used, or has no train scan of a training site.
         HeadctError: an encoder cannot be used.
+        UsageError: `out` holds something else.
     """
     engine.check()
+    _require_ours(out)
     todo = list(spec.jobs())
     for site in spec.train_sites or ("",):  # faults are said once, before hours of work
         labels_of(spec, open_store(spec.store), site)
     if needs_key(spec.labels):
         spec = spec.model_copy(update={"key": key_path(spec.key).absolute()})
+    write_run_record(out, None, seed=None, verb=VERB)
     out = out.absolute()
     encodings = [
         Encoding(spec, out, name, frozenset(spec.methods[j.method].verb for j in jobs))
@@ -67,6 +75,12 @@ def run_matrix(spec: BenchmarkSpec, out: Path, engine: Engine) -> list[Failed]:
                     failed.append(result)
                 tracker.advance()
     return failed
+
+
+def _require_ours(out: Path) -> None:
+    is_empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not is_empty and read_record(out / "run.json").get("verb") != VERB:
+        raise UsageError(f"{out.name!r} is there and is no benchmark", remedy="give another --out")
 
 
 def _by_encoder(jobs: Iterable[Job]) -> dict[str, list[Job]]:
