@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headct.evaluate import bootstrap
-from headct.evaluate.bootstrap import PatientBootstrap, interval, p_value
+from headct.evaluate.bootstrap import PatientBootstrap, interval, p_value, pivotal_interval
 from headct.evaluate.metrics import ScoredCases
 
 
@@ -44,6 +44,29 @@ def test_repeated_scans_of_patients_widen_the_interval():
         lo, hi = interval(np.concatenate([cases.areas(w)[0] for _, w in plan.chunks()]))
         widths.append(hi - lo)
     assert widths[0] > 1.7 * widths[1]
+
+
+def test_the_interval_of_a_calibration_error_takes_off_what_chance_adds():
+    random = np.random.default_rng(1)
+
+    def cases(n):
+        logit = random.normal(-2, 1.5, n)
+        y = (random.random(n) < 1 / (1 + np.exp(-logit))).astype(np.int8)
+        return ScoredCases(y, 1 / (1 + np.exp(-1.3 * logit - 0.2)))
+
+    true = cases(500_000).metrics()["ece_error"][0]
+    held, n_samples, n = {"percentile": 0, "pivotal": 0}, 60, 400
+    for seed in range(n_samples):
+        sample, plan = cases(n), PatientBootstrap(np.arange(n), 200, seed)
+        value = sample.metrics()["ece_error"][0]
+        draws = np.concatenate([sample.metrics(w)["ece_error"] for _, w in plan.chunks()])
+        lo, hi = pivotal_interval(value, draws)
+        assert 0 <= lo <= value <= hi
+        held["pivotal"] += lo <= true <= hi
+        lo, hi = interval(draws)
+        held["percentile"] += lo <= true <= hi
+    assert held["percentile"] < 0.4 * n_samples
+    assert held["pivotal"] > 0.7 * n_samples
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():

@@ -91,7 +91,7 @@ def test_intervals_hold_the_estimate_and_internal_is_where_the_tune_patients_are
     _, out = evaluated
     rows = table(out, "metrics")
     for row in rows:
-        if row["metric"] in ("auroc", "auprc", "brier_error", "sensitivity"):
+        if row["metric"] in ("auroc", "auprc", "brier_error", "ece_error", "sensitivity"):
             assert row["lo"] <= row["value"] <= row["hi"], row
         assert row["internal"] == (row["site"] == "hospital-a")
 

@@ -63,6 +63,28 @@ def interval(replicates: Floats, level: float = 0.95) -> tuple[float, float]:
     return float(lo), float(hi)
 
 
+def pivotal_interval(value: float, replicates: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Interval of an error >= 0 that chance inflates, in a resample once more than in the sample.
+
+    Percentiles of such an error lie too high, often above the value itself. Here their distances
+    from the value are turned round, which takes the inflation off; where all of the value may be
+    inflation, the interval ends at the value.
+
+    Args:
+        value: the error in the sample.
+        replicates: in the resamples.
+        level: of the interval.
+
+    Source:
+        Davison and Hinkley 1997, Bootstrap Methods and their Application, section 5.2.1 (the basic
+        bootstrap interval).
+    """
+    lo, hi = interval(replicates, level)
+    if not np.isfinite([value, lo]).all():
+        return float("nan"), float("nan")
+    return max(0.0, min(value, 2 * value - hi)), max(value, 2 * value - lo)
+
+
 def p_value(differences: Floats) -> float:
     """Two-sided bootstrap p for "the difference is 0", never below 2 / (draws + 1).
 

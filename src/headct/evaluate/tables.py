@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 
 from headct.adapt.operating import apply_temperature
-from headct.evaluate.bootstrap import PatientBootstrap, interval
+from headct.evaluate.bootstrap import PatientBootstrap, interval, pivotal_interval
 from headct.evaluate.calibration import reliability_curve
 from headct.evaluate.collect import UNKNOWN, Collection
 from headct.evaluate.comparisons import MACRO, Row
@@ -48,8 +48,14 @@ def _rows_of(
     }
     rows = []
     for m, metric in enumerate(METRICS):
-        lo, hi = interval(replicates[m], level)
-        rows.append(shared | {"metric": metric, "value": float(values[m]), "lo": lo, "hi": hi})
+        value = float(values[m])
+        inflated = metric == "ece_error"
+        lo, hi = (
+            pivotal_interval(value, replicates[m], level)
+            if inflated
+            else interval(replicates[m], level)
+        )
+        rows.append(shared | {"metric": metric, "value": value, "lo": lo, "hi": hi})
     return rows
 
 
