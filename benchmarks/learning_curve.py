@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from difficulty import Arrays, collect, folder_of, macro, report
+from difficulty import macro, report
+from difficulty_scans import Arrays, collect, folder_of
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
