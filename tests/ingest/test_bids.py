@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import zipfile
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from headct.dicom.index import index_paths
+from headct.dicom.pseudonym import Pseudonymizer, load_key
 from headct.ingest.bids import nifti_scans
 from headct.ingest.criteria import Criteria, has_contrast
 from headct.ingest.pipeline import ingest
+from headct.labels.nifti_set import nifti_name
 from headct.run import read_jsonl
 from headct.store.store import open_store
 from headct.volume.nifti import write_nifti
@@ -105,6 +108,25 @@ def bare(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "sub-01_ct.nii").touch()
     return folder
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_plain_file_beside_its_compressed_self_is_one_scan(
+    bids: Path, key_file: Path, tmp_path: Path, same: bool
+) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    packed = folder / "head.nii.gz"
+    packed.write_bytes((bids / "sub-02/ct/sub-02_ct.nii.gz").read_bytes())
+    plain = bytearray(gzip.decompress(packed.read_bytes()))
+    plain[-1] ^= 0 if same else 1
+    (folder / "head.nii").write_bytes(plain)
+    tally = ingest([folder], tmp_path / "store", PRESETS["demo"], jobs=0, key_file=key_file)
+    assert tally.reasons["skipped", "twin"] == same
+    store = open_store(tmp_path / "store")
+    assert len(store) == 2 - same
+    names = Pseudonymizer(load_key(key_file))
+    assert {nifti_name(p, names) for p in folder.iterdir()} == set(store.scan_ids)
 
 
 def test_the_ingredient_alone_says_contrast(bare: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from headct.ingest.criteria import REASONS, Criteria, check_header, decide
 from headct.volume.canonical import to_canonical
 from headct.volume.check import Fault, check_content
 from headct.volume.head import find_head
-from headct.volume.nifti import read_nifti
+from headct.volume.nifti import content_hash, read_nifti
 from headct.volume.preprocessing import Preprocessing
 from headct.volume.read import to_volume
 from headct.volume.resample import closest_ras
@@ -236,7 +235,7 @@ def _nifti(settings: Settings, scan: NiftiScan) -> Found:
         return _refused((Reason.NOT_CT, "the file beside it names another modality")), None
     try:
         volume = read_nifti(scan.path)
-        content = hashlib.sha256(scan.path.read_bytes()).hexdigest()
+        content = content_hash(scan.path)
     except OSError:
         return _refused((Reason.NO_PERMISSION, "")), None
     names = Pseudonymizer(settings.key)

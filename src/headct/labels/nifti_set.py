@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import nibabel as nib
@@ -10,14 +9,14 @@ from nibabel.filebasedimages import ImageFileError
 
 from headct.dicom.pseudonym import Pseudonymizer
 from headct.errors import LabelError
+from headct.volume.nifti import content_hash
 
 UNREADABLE = (ImageFileError, OSError, EOFError, ValueError)
 
 
 def nifti_name(path: Path, names: Pseudonymizer) -> str:
     """The scan_id that ingest gives to a NIfTI file: it follows from the bytes."""
-    with path.open("rb") as handle:
-        return names.scan_id(hashlib.file_digest(handle, "sha256").hexdigest())
+    return names.scan_id(content_hash(path))
 
 
 def nifti_shape(path: Path) -> tuple[int, ...]:

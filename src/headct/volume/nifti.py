@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -78,8 +80,30 @@ def write_nifti(path: Path, volume: Volume) -> None:
         aside.write_bytes(data)
 
 
+def content_hash(path: Path) -> str:
+    """What names a NIfTI file: the SHA-256 of its bytes, 64 hex digits.
+
+    A compressed file that lies beside its plain self (`a.nii.gz`, `a.nii`) has the plain one's, so
+    that both are one scan.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as handle:
+        own = hashlib.file_digest(handle, "sha256").hexdigest()
+    plain = path.with_suffix("")
+    if not path.name.lower().endswith(".nii.gz") or not plain.is_file():
+        return own
+    try:
+        with _opened(path) as inside, plain.open("rb") as beside:
+            unpacked, other = (hashlib.file_digest(f, "sha256") for f in (inside, beside))
+    except (EOFError, OSError, zlib.error):
+        return own
+    return other.hexdigest() if unpacked.digest() == other.digest() else own
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[BufferedReader]:
     """The plain bytes of a file, compressed or not, whatever its name says."""
     with path.open("rb") as handle:
         magic = handle.read(2)
@@ -89,7 +113,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if magic == GZIP_MAGIC:
             with igzip.IGzipFile(fileobj=handle) as stream:
                 # its buffer unpacks into given memory, where the file itself would copy
-                yield cast(BinaryIO, getattr(stream, "_buffer", stream))
+                yield cast(BufferedReader, getattr(stream, "_buffer", stream))
         else:
             yield handle
 
