@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from headct.adapt.features import tabulate
+from headct.adapt.fewshot import FewshotConfig, run_fewshot
 from headct.adapt.finetune import FinetuneConfig, run_finetune
 from headct.adapt.probe import ProbeConfig, run_probe
 from headct.adapt.scoring import featuriser
@@ -45,6 +46,7 @@ TINY = EncoderConfig(
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Archive, key, store, bundle, a probe on it and a fine-tuned task, all tiny."""
+    torch.set_num_threads(1)  # as fine-tuning sets it: the last bits depend on it
     folder = tmp_path_factory.mktemp("predict")
     preset = load_preset("demo", [*COUNTS, "max_matrix=64"])
     write_archive(preset, folder / "archive", 1)
@@ -60,6 +62,8 @@ def made(tmp_path_factory):
     features = featuriser("encoder", PRESETS["demo"].spacing_mm_zyx, bundle)
     table = tabulate(store, features, source="encoder", bundle_hash=bundle.hash)
     run_probe(table, labels, store.preprocessing, folder / "probe", ProbeConfig(n_folds=2))
+    shots = FewshotConfig(shots=(2, 1))
+    run_fewshot(table, labels, store.preprocessing, folder / "fewshot", shots)
     config = FinetuneConfig(steps=2, batch=2, threads=1, precision="fp32")
     run_finetune(store, labels, Start("bundle", bundle), folder / "finetune", config)
     return folder
@@ -83,7 +87,7 @@ def labels_of(store) -> Labels:
 
 
 def predictor_of(made: Path, task: str):
-    bundle = made / "bundle" if task == "probe" else None
+    bundle = None if task == "finetune" else made / "bundle"
     return load_predictor(made / task, bundle, key_file=made / "keys" / "key")
 
 
@@ -99,6 +103,21 @@ def test_a_study_gets_the_score_of_evaluation_to_the_last_digit(made, task):
         assert found.score == row["y_score"]
         assert found.threshold == predictor.info.thresholds[row["finding"]]
         assert found.called == (found.score >= found.threshold)
+
+
+def test_few_shots_are_predicted_by_the_first_draw_of_the_most(made):
+    predictor = predictor_of(made, "fewshot")
+    answers = {a.scan_id: a for a in predictor.predict([made / "archive" / "dicom"]) if a.scan_id}
+    rows = pq.read_table(made / "fewshot" / "predictions.parquet").to_pylist()
+    rows = [row for row in rows if (row["k"], row["seed"]) == (2, 0)]
+    assert len(rows) == 2 * len(FINDINGS)
+    assert predictor.info.head_k == 2
+    for row in rows:
+        findings = {found.finding: found for found in answers[row["scan_id"]].findings}
+        found = findings[row["finding"]]
+        assert found.score == row["y_score"]
+        assert found.threshold is None
+        assert found.called is None
 
 
 def test_a_bad_file_is_not_analysed_and_the_next_is(made, tmp_path):

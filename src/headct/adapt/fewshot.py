@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from headct.adapt.features import FeatureTable
-from headct.adapt.logistic import fit_logistic
+from headct.adapt.logistic import Logistic, fit_logistic
 from headct.adapt.predictions import to_predictions, write_predictions
-from headct.adapt.readout import fit_readout
+from headct.adapt.readout import Readout, fit_readout
 from headct.adapt.task import (
     PREDICTIONS,
     TaskInfo,
     count_labels,
     method_name,
     replacing_folder,
+    save_heads,
     save_info,
     sites_of,
 )
@@ -31,6 +32,7 @@ from headct.volume.preprocessing import Preprocessing
 
 SEED_SHOTS = 2
 FEWEST_DRAWS = 5
+Fitted = tuple[Readout, Logistic]
 
 
 class FewshotConfig(Config):
@@ -95,9 +97,11 @@ def run_fewshot(
         n_train=n_train,
         n_positive=n_positive,
         seed=seed,
+        head_k=max(config.shots),
     )
-    predictions = _predict(features, labels, config, info)
+    predictions, heads = _predict(features, labels, config, info)
     with replacing_folder(out) as folder:
+        save_heads(folder, heads)
         write_predictions(folder / PREDICTIONS, predictions)
         write_run_record(folder, config, seed=seed, verb="fewshot")
         save_info(folder, info)
@@ -106,26 +110,25 @@ def run_fewshot(
 
 def _predict(
     features: FeatureTable, labels: Labels, config: FewshotConfig, info: TaskInfo
-) -> pa.Table:
+) -> tuple[pa.Table, list[Fitted]]:
+    """Scores of the test scans for each K and draw; the heads of the first draw of `head_k`."""
     test = labels.positions("test")
-    tables = []
+    x_test = {name: values[test] for name, values in features.vectors.items()}
+    tables: list[pa.Table] = []
+    kept: list[Fitted] = []
     with tracking("fewshot", len(config.shots) * config.n_draws, "draws") as tracker:
         for k in config.shots:
             for draw in range(config.n_draws):
-                columns = [
-                    _scores(
-                        features,
-                        labels,
-                        finding,
-                        draw_shots(labels, finding, k, draw, info.seed),
-                        config,
-                    )
+                heads = [
+                    _fit(features, labels, finding, k, draw, info.seed, config)
                     for finding in range(len(labels.findings))
                 ]
+                kept = heads if (k, draw) == (info.head_k, 0) else kept
+                columns = [head.scores(readout.apply(x_test)) for readout, head in heads]
                 tables.append(
                     to_predictions(
                         labels.take(test),
-                        np.stack(columns, axis=1),
+                        np.concatenate(columns, axis=1),
                         method=info.method,
                         seed=draw,
                         k=k,
@@ -135,25 +138,25 @@ def _predict(
                     )
                 )
                 tracker.advance()
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables), kept
 
 
-def _scores(
+def _fit(
     features: FeatureTable,
     labels: Labels,
     finding: int,
-    shots: NDArray[np.int64],
+    k: int,
+    draw: int,
+    seed: int,
     config: FewshotConfig,
-) -> NDArray[np.float64]:
-    """Scores of the test scans; means and components, too, are fitted on the shots alone."""
+) -> Fitted:
+    """A head of one finding; means and components, too, are fitted on the shots alone."""
+    shots = draw_shots(labels, finding, k, draw, seed)
     readout = fit_readout(features, shots)
-    x, x_test = (
-        readout.apply({name: values[rows] for name, values in features.vectors.items()})
-        for rows in (shots, labels.positions("test"))
-    )
-    y = labels.values[shots, finding : finding + 1]
-    strength = np.array([config.strength_c])
-    return fit_logistic(x, y, strength, config.evenness).scores(x_test)[:, 0, 0]
+    x = readout.apply({name: values[shots] for name, values in features.vectors.items()})
+    y, strength = labels.values[shots, finding : finding + 1], np.array([config.strength_c])
+    fit = fit_logistic(x, y, strength, config.evenness)
+    return readout, Logistic(fit.weight[0], fit.bias[0]).as_kept()
 
 
 def draw_shots(labels: Labels, finding: int, k: int, draw: int, seed: int) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,15 @@ class Logistic:
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """What a task keeps of it."""
         return {"weight": self.weight.astype(np.float32), "bias": self.bias.astype(np.float32)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Logistic:
+        """What `arrays` gave."""
+        return cls(arrays["weight"].astype(np.float64), arrays["bias"].astype(np.float64))
+
+    def as_kept(self) -> Logistic:
+        """In the precision that a task keeps, so that it is evaluated as it is served."""
+        return self.from_arrays(self.arrays())
 
 
 def sigmoid(logits: Floats) -> Floats:

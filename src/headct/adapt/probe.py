@@ -172,7 +172,7 @@ def fit_head(
     basis = eigenbasis(x, config.evenness)
     best = cross_validated_loss(basis, labels.values, strengths, fold).mean(1).argmin()
     fit = basis.fit(labels.values, strengths[best : best + 1])
-    return Logistic(fit.weight[0], fit.bias[0]), float(strengths[best])
+    return Logistic(fit.weight[0], fit.bias[0]).as_kept(), float(strengths[best])
 
 
 def draw_train(labels: Labels, n_labels: int | None, seed: int) -> NDArray[np.int64]:

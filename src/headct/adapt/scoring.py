@@ -42,7 +42,7 @@ def scorer(task: Task, bundle: Bundle | None = None, device: torch.device | None
 
     Raises:
         MismatchError: another bundle than the task was fitted on.
-        UsageError: a task without a head (few-shot), or features from elsewhere.
+        UsageError: features from elsewhere.
     """
     score = exact_scorer(task, bundle, device)
     return lambda hu: rounded(score(hu))
@@ -53,8 +53,6 @@ def exact_scorer(
 ) -> Score:
     """`scorer` before its rounding, for those who calibrate the scores first."""
     info = task.info
-    if info.kind == "fewshot":
-        raise UsageError("a few-shot task holds no head", remedy="use a probe or a fine-tuned task")
     if bundle is not None and info.bundle_hash and bundle.hash != info.bundle_hash:
         raise MismatchError(
             f"the task was made with bundle {info.bundle_hash}, not {bundle.hash}",

@@ -1,7 +1,7 @@
 """TASK/: a head for some findings, what it was fitted on, and its predictions.
 
 TASK/  task.json            findings, thresholds, hashes of encoder and preprocessing
-       head.safetensors     readout and weights (absent in few-shot: many heads, none to use)
+       head.safetensors     readout and weights; of few-shot, of each finding: those of `head_k`
        predictions.parquet  scores of the tune and test scans
        retrieval.parquet    of kNN: how well each test scan finds its like among the train scans
        bundle/              the encoder, where it was trained for the task
@@ -10,7 +10,7 @@ TASK/  task.json            findings, thresholds, hashes of encoder and preproce
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +97,8 @@ class TaskInfo(Config):
     """Log loss on held-out train patients by learning rate, where the rate was searched."""
     regularisation_c: float | None = None
     """Inverse strength of the probe that cross-validation chose."""
+    head_k: int | None = None
+    """Shots behind the head of few-shot: the most that were asked for, in the first draw."""
     neighbours: int | None = None
     """Neighbours that vote in kNN, chosen by cross-validation."""
 
@@ -125,25 +127,46 @@ class Task:
         Raises:
             MismatchError: the task has no such head, or the vectors are of another kind.
         """
-        if not {"weight", "bank"} & self.arrays.keys():
+        if not {"weight", "bank", "0.weight"} & self.arrays.keys():
             raise MismatchError(
                 f"a {self.info.kind} task does not read features", remedy="score volumes with it"
             )
-        fitted = {k.removeprefix("readout."): v for k, v in self.arrays.items() if "readout." in k}
-        raw = self._head().scores(Readout(self.info.vectors, fitted).apply(vectors))
+        parts = [_part(self.arrays, str(i)) for i in range(len(self.info.findings))]
+        heads = parts if "0.weight" in self.arrays else [self.arrays]
+        raw = np.concatenate([self._scores(head, vectors) for head in heads], axis=1)
         return calibrate(raw, self.info.findings, self.info.temperatures)
 
-    def _head(self) -> Head:
-        if "bank" in self.arrays:
-            return from_arrays(self.arrays)
-        weight, bias = (self.arrays[name].astype(np.float64) for name in ("weight", "bias"))
-        return Logistic(weight, bias)
+    def _scores(self, head: Arrays, vectors: Vectors) -> NDArray[np.float64]:
+        x = Readout(self.info.vectors, _part(head, "readout")).apply(vectors)
+        if "bank" in head:
+            return from_arrays(head).scores(x)
+        return Logistic.from_arrays(head).scores(x)
+
+
+def _part(arrays: Arrays, name: str) -> Arrays:
+    """The arrays under a name, without it."""
+    return {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
 
 
 def save_head(folder: Path, readout: Readout, head: Head) -> None:
     """Write the head of a probe: its readout and its weights or neighbours, in float32."""
+    _save(folder, _arrays(readout, head))
+
+
+def save_heads(folder: Path, heads: Sequence[tuple[Readout, Head]]) -> None:
+    """Write heads of one finding each, every one with a readout of its own."""
+    _save(
+        folder,
+        {f"{i}.{name}": v for i, head in enumerate(heads) for name, v in _arrays(*head).items()},
+    )
+
+
+def _arrays(readout: Readout, head: Head) -> Arrays:
     arrays = {f"readout.{name}": v.astype(np.float32) for name, v in readout.arrays.items()}
-    arrays |= head.arrays()
+    return arrays | head.arrays()
+
+
+def _save(folder: Path, arrays: Arrays) -> None:
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / HEAD)
 
 

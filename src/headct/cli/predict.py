@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     paths: Annotated[list[Path], typer.Argument(help="Folders or files: DICOM, NIfTI.")],
-    task: Annotated[Path, typer.Option(help="TASK of `headct probe` or `headct finetune`.")],
+    task: Annotated[Path, typer.Option(help="TASK of `headct probe`, `fewshot` or `finetune`.")],
     bundle: Annotated[
         Path | None, typer.Option(help="BUNDLE of a probe; a fine-tuned task has its own.")
     ] = None,

@@ -144,7 +144,7 @@ def head_of(task: Task) -> Head:
         for name, values in task.arrays.items()
         if name.startswith("readout.")
     }
-    head = Logistic(task.arrays["weight"].astype(float), task.arrays["bias"].astype(float))
+    head = Logistic.from_arrays(task.arrays)
     return ReadoutHead(Readout(VECTORS, arrays), head).eval().requires_grad_(False)
 
 

@@ -147,7 +147,7 @@ def load_predictor(
     """Load a task and its encoder.
 
     Args:
-        task: folder made by `headct probe` or `headct finetune`.
+        task: folder made by `headct probe`, `fewshot` or `finetune`.
         bundle: the encoder that the task starts from; a fine-tuned task has its own.
         key_file: key of the pseudonyms, as in `headct ingest`.
         criteria: what is refused; the defaults of ingest where none.
@@ -156,7 +156,7 @@ def load_predictor(
     Raises:
         MismatchError: the bundle is not that of the task, or has another preprocessing.
         CheckpointError: no task or bundle there, or a damaged one.
-        UsageError: a few-shot task, or one without an encoder and no bundle given.
+        UsageError: a task without an encoder and no bundle given.
     """
     loaded = load_task(task)
     device = device or choose_device()
