@@ -21,12 +21,12 @@ from headct.adapt.scoring import score_store, scorer
 from headct.adapt.start import Start, probe_head
 from headct.adapt.supervise import Averaged, SuperviseOptim, known_label_loss, positive_weights
 from headct.adapt.task import load_task
-from headct.errors import MismatchError, UsageError
+from headct.errors import MismatchError, StoreError, UsageError
 from headct.model.bundle import load_bundle, save_bundle
 from headct.model.embed import pooled
 from headct.model.encoder import ViT3D
 from headct.store.labels import read_labels
-from headct.store.store import open_store
+from headct.store.store import Store, open_store
 
 from .conftest import GRID, TINY, require_written_task_holds
 
@@ -276,3 +276,20 @@ def test_random_weights_are_a_function_of_their_seed(tmp_path, world, bundle):
     assert (first.source, first.init_seed) == ("random-init", 1)
     fitted = fit_readout(first, np.arange(10))
     assert fitted.vectors == ("cls", "mean", "max", "region")
+
+
+def test_a_train_scan_that_cannot_be_read_is_said(tmp_path, store, labels, monkeypatch, capsys):
+    train = labels.take(labels.positions("train"))
+    real = Store.read_hu
+
+    def read_hu(self, rows, **options):
+        if train.row[3] in rows:
+            raise StoreError("damaged", code="damaged-scan")
+        return real(self, rows, **options)
+
+    monkeypatch.setattr(Store, "read_hu", read_hu)
+    config = CONFIG.model_copy(update={"steps": 12, "batch": 4})
+    finetuned(tmp_path, store, labels, Start("cnn3d", None), config)
+    said = [line for line in capsys.readouterr().err.splitlines() if "cannot be read" in line]
+    assert len(said) == 1
+    assert f"scan {train.scan_id[3]} cannot be read [damaged-scan]" in said[0]

@@ -44,10 +44,12 @@ class LabelledBatch:
     Attributes:
         hu: [b z y x] float32, after augmentation.
         labels: [b f] int8: 1, 0, -1 unknown.
+        scans: which they are, and which could not be read.
     """
 
     hu: Tensor
     labels: Tensor
+    scans: ScanBatch
 
     def __len__(self) -> int:
         return len(self.hu)
@@ -93,7 +95,8 @@ class LabelledScans:
         views = self.maker.make(hu, scans.places, step, with_locals=False)
         labels = torch.from_numpy(self.labels.values[list(scans.rows)]).to(self.device)
         flipped = views.flipped[:, 0]
-        return LabelledBatch(views.globals_hu[:, 0], swap_lateralised(labels, flipped, self.pairs))
+        swapped = swap_lateralised(labels, flipped, self.pairs)
+        return LabelledBatch(views.globals_hu[:, 0], swapped, scans)
 
 
 def _no_tokens(views_hu: Tensor) -> Tensor:

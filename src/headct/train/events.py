@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import torch
 from headct import __version__
 from headct.atomic import write_text
 from headct.run import append_jsonl, read_jsonl
-from headct.train.loop import StepRecord, TrainState
+from headct.train.loop import Hook, StepRecord, TrainState
 from headct.train.runtime import Runtime
 from headct.views.backend import why_no_kernels
+from headct.views.loader import Unreadable
 
 FILE = "events.jsonl"
 UNREADABLE = "unreadable"
@@ -94,11 +95,10 @@ class UnreadableWriter:
 
     def __init__(self, events: Events, scan_ids: Sequence[str]) -> None:
         self.events, self.scan_ids = events, scan_ids
-        self.said: set[str] = set()
 
     def __call__(self, _: TrainState, record: StepRecord) -> None:
-        """Write where a scan was replaced; each scan is said once on stderr."""
-        for lost in (scan for batch in record.batches for scan in batch.scans.unreadable):
+        """Write where a scan was replaced."""
+        for lost in _lost(record):
             names = {
                 "scan_id": self.scan_ids[lost.row],
                 "reason": lost.reason,
@@ -106,10 +106,29 @@ class UnreadableWriter:
             }
             rank = {"rank": self.events.runtime.rank}
             self.events.write(UNREADABLE, record.step, names | rank)
-            if names["scan_id"] not in self.said:
-                self.said.add(names["scan_id"])
+
+
+def say_unreadable(scan_ids: Sequence[str]) -> Hook:
+    """Hook: say each scan that cannot be read on stderr, once.
+
+    Args:
+        scan_ids: pseudonymous names by row.
+    """
+    said: set[int] = set()
+
+    def say(_: TrainState, record: StepRecord) -> None:
+        for lost in _lost(record):
+            if lost.row not in said:
+                said.add(lost.row)
                 print(
-                    f"step {record.step}: scan {names['scan_id']} cannot be read"
-                    f" [{lost.reason}]; {names['replaced_by']} came in its place",
+                    f"step {record.step}: scan {scan_ids[lost.row]} cannot be read"
+                    f" [{lost.reason}]; {scan_ids[lost.replaced_by]} came in its place",
                     file=sys.stderr,
                 )
+
+    return say
+
+
+def _lost(record: StepRecord) -> Iterator[Unreadable]:
+    for batch in record.batches:
+        yield from batch.scans.unreadable

@@ -10,7 +10,7 @@ from pathlib import Path
 from headct.objective.guards import alarms
 from headct.objective.joint import JointObjective
 from headct.progress import tracking
-from headct.train.events import Events, UnreadableWriter
+from headct.train.events import Events, UnreadableWriter, say_unreadable
 from headct.train.feed import Feed, PretrainBatch
 from headct.train.hooks import MetricsWriter, NonFiniteWriter, show_progress
 from headct.train.loop import Hook
@@ -58,6 +58,7 @@ class Observed:
         recipe, record = self.recipe, self.recipe.record
         hooks: list[Hook] = [
             UnreadableWriter(self.events, self.scan_ids),
+            say_unreadable(self.scan_ids),
             NonFiniteWriter(self.folder / "nonfinite.jsonl", self.runtime.rank, self._names),
             PanelWriter(
                 self.folder / "panels",
