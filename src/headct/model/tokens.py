@@ -212,9 +212,11 @@ def select_head_tokens(hu: Tensor, n_tokens: int, patch_zyx: ZyxInt) -> Tensor:
     tissue = patch_occupancy(hu, patch_zyx).flatten(1)
     grid = grid_shape(hu.shape[1:], patch_zyx)
     n_tokens = min(n_tokens, tissue.shape[1])
-    with_rim = F.pad(torch.unflatten(tissue, 1, grid)[:, None], (1, 1, 1, 1, 1, 1))
-    around = F.avg_pool3d(with_rim, 3, stride=1)
-    likeness = tissue + around.flatten(1) - _below_centre(tissue, grid)
+    around = F.pad(torch.unflatten(tissue, 1, grid), (1, 1, 1, 1, 1, 1))
+    for axis, n in enumerate(grid, 1):  # faster on a CPU than `avg_pool3d`
+        before, here, behind = (around.narrow(axis, first, n) for first in range(3))
+        around = before + here + behind
+    likeness = tissue + around.flatten(1) / 27 - _below_centre(tissue, grid)
     order = likeness.argsort(dim=1, descending=True, stable=True)
     kept: Tensor = order[:, :n_tokens].sort(dim=1).values
     return kept

@@ -105,6 +105,8 @@ class MotionGhost(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Mix the view with its shifted copy inside the band."""
+        if not drawn["ghost_weight"].any():
+            return hu
         below = at.below_top_mm()
         span = below[:, -1:] - below[:, :1]
         middle = below[:, :1] + drawn["ghost_place"][:, None] * span
@@ -137,6 +139,8 @@ class Erase(Config):
 
     def apply(self, hu: Tensor, drawn: dict[str, Tensor], at: Placement) -> Tensor:
         """Set to air what lies outside an adult head and has mostly air around it."""
+        if not drawn["erase"].any():
+            return hu
         boxes = [
             _box_operator(n, self.around_mm / mm, hu.device)[None].to(hu.dtype)
             for n, mm in zip(hu.shape[1:], at.spacing_mm_zyx, strict=True)

@@ -192,7 +192,7 @@ class ViewMaker:
         if self.config.crop.stretch:
             place = place_stretched(drawn, self.shape_zyx, self.spacing_mm_zyx)
             return self._augmented(scans, place, drawn)
-        occupancy = patch_occupancy(scans, self.patch).cpu().repeat_interleave(n_local, 0)
+        occupancy = patch_occupancy(scans, self.patch).cpu()
         place = place_locals(drawn, self.local_shape, occupancy, self.patch, self.spacing_mm_zyx)
         return self._augmented(scans, place, drawn)
 

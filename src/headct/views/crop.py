@@ -160,15 +160,16 @@ def place_locals(
     Args:
         drawn: poses of n views.
         shape_zyx: voxels of a local crop.
-        occupancy: [n gz gy gx] share of each patch of the source that is head.
+        occupancy: [b gz gy gx] share of each patch of the sources that is head; n = b v views,
+            those of one scan side by side.
         patch_voxels_zyx: voxels of a patch.
         spacing_mm_zyx: voxel size.
     """
     filled = (occupancy.flatten(1) >= 0.5).to(torch.float32)
     filled = torch.where(filled.sum(1, keepdim=True) > 0, filled, torch.ones_like(filled))
     reached = filled.cumsum(1)
-    wanted = drawn["place"][:, :1] * reached[:, -1:]
-    chosen = torch.searchsorted(reached, wanted, right=True)[:, 0]
+    wanted = drawn["place"][:, 0].view(len(reached), -1) * reached[:, -1:]
+    chosen = torch.searchsorted(reached, wanted, right=True).flatten()
     index = torch.stack(torch.unravel_index(chosen, occupancy.shape[1:]), 1)
     patch, edge = torch.tensor(patch_voxels_zyx), torch.tensor(shape_zyx)
     source = torch.tensor(occupancy.shape[1:]) * patch

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from headct.views import tiles
 from headct.views.backend import has_kernels
 from headct.views.draws import one_by_one, sent
+from headct.views.memory import reused
 from headct.views.sample import sample_affine
 from headct.volume.volume import AIR_HU, Zyx
 
@@ -58,8 +59,8 @@ class Placement:
     def axis_operator(self, axis: int, device: torch.device) -> Tensor:
         """[n size source] linear interpolation along one axis; rows outside the source are 0."""
         source = torch.arange(self.source_shape_zyx[axis], device=device)
-        distance = (sent(self._source_index(axis), device)[..., None] - source).abs()
-        return (1.0 - distance).clamp_(min=0.0)
+        distance = (sent(self._source_index(axis), device)[..., None] - source).abs_()
+        return distance.neg_().add_(1.0).clamp_(min=0.0)
 
     def _source_index(self, axis: int) -> Tensor:
         n = self.shape_zyx[axis]
@@ -99,6 +100,8 @@ class Placement:
 
 def rotation_matrix(rotation_deg: Tensor) -> Tensor:
     """[n 3 3] in (z, y, x) order from rotations about the z, then y, then x axis, [n 3] degrees."""
+    if one_by_one(rotation_deg.device) and not rotation_deg.any():
+        return torch.eye(3).expand(len(rotation_deg), 3, 3)
     matrix = torch.eye(3, device=rotation_deg.device)
     for axis, (i, j) in enumerate(((1, 2), (0, 2), (0, 1))):
         angle = torch.deg2rad(rotation_deg[:, axis])
@@ -166,7 +169,7 @@ def _one_by_one(
     scans: Tensor, placement: Placement, operators: Sequence[Tensor | None], path: Path
 ) -> Tensor:
     """Views as `cut` makes them on a CPU, whose cache holds one at a time."""
-    views = torch.empty(len(placement.step), *placement.shape_zyx)
+    views = reused(len(placement.step), *placement.shape_zyx)
     in_tiles = tiles.pay(placement.shape_zyx)
     if path == "sample":
         _sample_each(scans, placement, operators, views, in_tiles=in_tiles)

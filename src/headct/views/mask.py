@@ -60,10 +60,13 @@ def patch_occupancy(hu: Tensor, patch_voxels_zyx: Shape) -> Tensor:
     if any(missing):
         head = F.pad(head, (0, missing[2], 0, missing[1], 0, missing[0]))
     _, z, y, x = head.shape
-    counting = torch.uint8 if pz * py < 256 else torch.int32
-    in_z = head.view(n, z // pz, pz, y * x).view(torch.uint8).sum(2, dtype=counting)
-    in_y = in_z.view(n, z // pz, y // py, py, x).sum(3, dtype=counting)
-    counts = in_y.view(n, z // pz, y // py, x // px, px).sum(4, dtype=torch.float32)
+    in_bytes = pz * py < 256
+    ones = head.view(torch.int64 if in_bytes and x % 8 == 0 else torch.uint8)  # eight at a time
+    counting = ones.dtype if in_bytes else torch.int32
+    in_z = ones.view(n, z // pz, pz, -1).sum(2, dtype=counting)
+    in_y = in_z.view(n, z // pz, y // py, py, -1).sum(3, dtype=counting)
+    counts = in_y.view(torch.uint8 if in_bytes else counting)
+    counts = counts.view(n, z // pz, y // py, x // px, px).sum(4, dtype=torch.float32)
     return counts / (pz * py * px)
 
 
@@ -94,7 +97,7 @@ def draw_mask(keep: Tensor, grid_zyx: Shape, drawn: dict[str, Tensor], n_masked:
     score = drawn["mask_score"]
     block = drawn["mask_block"][:, None] > 0
     rank = torch.where(block, _block_distance(keep, grid_zyx, drawn) + 1e-3 * score, score)
-    removed = rank.topk(n_masked, dim=1).indices
+    removed = rank.topk(n_masked, dim=1, sorted=False).indices
     return torch.zeros_like(keep, dtype=torch.bool).scatter_(1, removed, True)
 
 

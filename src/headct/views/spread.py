@@ -32,14 +32,14 @@ class Kernel(Config):
         """[n size size] I + amount (I - G) along one in-plane axis; None where no view has it."""
         if not drawn["kernel_amount"].any() and (self.probability == 0 or one_by_one(device)):
             return None
-        voxel = torch.arange(size)
-        fall = torch.exp(-0.5 * (voxel * spacing_mm / drawn["kernel_sigma_mm"][:, None]) ** 2)
+        apart = torch.arange(1 - size, size).abs() * spacing_mm
+        fall = torch.exp(-0.5 * (apart / drawn["kernel_sigma_mm"][:, None]) ** 2)
         fall = F.threshold(fall, 1e-6, 0.0)  # denormal numbers would slow every product
-        voxel, amount = torch.arange(size, device=device), sent(drawn["kernel_amount"], device)
-        blur = sent(fall, device)[:, (voxel[:, None] - voxel).abs()]
-        blur = blur / blur.sum(-1, keepdim=True)
-        one = torch.eye(size, device=device)
-        return one + amount[:, None, None] * (one - blur)
+        amount = sent(drawn["kernel_amount"], device)[:, None]
+        blur = sent(fall, device).unfold(1, size, 1)  # the last row first; nothing is copied
+        operator = blur.flip(1).mul_((-amount / blur.sum(-1))[:, :, None])
+        operator.diagonal(dim1=1, dim2=2).add_(1 + amount)
+        return operator
 
 
 class SliceThickness(Config):
@@ -65,12 +65,12 @@ class SliceThickness(Config):
         voxel = (torch.arange(size, device=thick.device) + 0.5) * spacing_mm  # centres, mm
         number = torch.arange(n_slices, device=thick.device)
         slices = (number + drawn["slice_phase"][:, None] - 0.5) * thickness  # [n s] centres, mm
-        apart = (slices[:, :, None] - voxel).abs()
+        apart = (slices[:, :, None] - voxel).abs_()  # [n s z] mm
         half_sum = (thickness + spacing_mm)[:, :, None] / 2
-        average = (half_sum - apart).clamp(min=0).minimum(torch.tensor(spacing_mm))  # overlap, mm
-        average = average / average.sum(-1, keepdim=True).clamp(min=1e-6)
-        back = (1 - apart.mT / thickness[:, :, None]).clamp(min=0)
-        back = back * (average.sum(-1) > 0)[:, None, :]
-        back = back / back.sum(-1, keepdim=True).clamp(min=1e-6)
+        average = (half_sum - apart).clamp_(0, spacing_mm)  # overlap, mm
+        lengths = average.sum(-1, keepdim=True)
+        average /= lengths.clamp(min=1e-6)
+        back = apart.div_(-thickness[:, :, None]).add_(1).clamp_(min=0).mul_(lengths > 0)
+        back /= back.sum(1, keepdim=True).clamp(min=1e-6)
         one = torch.eye(size, device=thick.device)
-        return sent(torch.where(thick[:, None, None], back @ average, one), device)
+        return sent(torch.where(thick[:, None, None], back.mT @ average, one), device)
