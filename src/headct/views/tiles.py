@@ -7,6 +7,7 @@ to 5 (decision 0054).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -65,17 +66,21 @@ def cut_each(scans: Tensor, operators: tuple[Tensor, ...], views: Tensor) -> Non
     ends = [_ends(beyond) for beyond in air]
     near = [operator.bfloat16() for operator in near]
     views_each = len(views) // len(scans)
-    for first, scan in zip(range(0, len(views), views_each), scans, strict=True):
-        # the last axis is replaced, and becomes the first; x of all views of a scan at once
-        rows = scan.bfloat16().view(-1, scan.shape[2]).mT
-        parts = near[2][first : first + views_each].flatten(0, 1) @ rows
-        for n, part in enumerate(parts.view(views_each, -1, *scan.shape[:2]), first):
-            _add_air(part, air[2][n], ends[2][n])
-            for axis in (1, 0):
-                edges = (-1, *part.shape[:2])
-                part = (near[axis][n] @ part.view(-1, part.shape[2]).mT).view(edges)
-                _add_air(part, air[axis][n], ends[axis][n])
-            views[n].copy_(part)
+    # what was written a moment ago is still in the cache: few buffers, again and again
+    whole = torch.empty(scans.shape[1:], dtype=torch.bfloat16)
+    buffers = whole.new_empty(2, math.prod(map(max, whole.shape, views.shape[1:])))
+    for n, view in enumerate(views):
+        if n % views_each == 0:
+            whole.copy_(scans[n // views_each])
+        part = whole
+        for axis, buffer in zip((2, 1, 0), itertools.cycle(buffers)):
+            # the last axis is replaced, and becomes the first
+            edges = (len(near[axis][n]), *part.shape[:2])
+            product = buffer[: math.prod(edges)].view(edges[0], -1)
+            lines = part.view(-1, part.shape[2])
+            part = torch.mm(near[axis][n], lines.mT, out=product).view(edges)
+            _add_air(part, air[axis][n], ends[axis][n])
+        view.copy_(part)
 
 
 def _ends(air: Tensor) -> list[list[int]]:
