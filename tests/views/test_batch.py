@@ -53,6 +53,19 @@ def test_views_are_a_function_of_the_place_and_not_of_the_batch(grid, heads, pos
         assert torch.equal(getattr(together, name), getattr(again, name))
 
 
+def test_views_stay_while_others_are_made(grid, heads):
+    make = maker(grid).make
+    first = make(heads, PLACES, step=0)
+    kept = first.globals_hu[1:, 1]
+    before = kept.clone(), first.locals_hu.clone()
+    locals_hu = first.locals_hu
+    del first
+    for step in range(1, 6):
+        make(heads, PLACES, step=step)
+        assert torch.equal(kept, before[0])
+        assert torch.equal(locals_hu, before[1])
+
+
 def test_every_epoch_and_position_has_views_of_its_own(grid, heads):
     same = heads[:1].repeat(3, 1, 1, 1)
     views = maker(grid).make(same, [(0, 0), (1, 0), (0, 1)], step=0).globals_hu.flatten(2)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -56,3 +58,14 @@ def test_full_patches_are_full_however_many_voxels_they_have(patch):
     shape = tuple(n * p for n, p in zip((1, 2, 1), patch, strict=True))
     occupancy = patch_occupancy(torch.zeros(2, *shape, dtype=torch.int16), patch)
     assert torch.equal(occupancy, torch.ones(2, 1, 2, 1))
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (4, 4, 4), (5, 6, 7), (16, 16, 2), (32, 8, 4)])
+def test_occupancy_is_counted_voxel_by_voxel(patch):
+    shape = tuple(2 * p for p in patch)
+    hu = torch.randint(-1000, 100, (3, *shape), generator=torch.Generator().manual_seed(0))
+    found = patch_occupancy(hu.to(torch.int16), patch)
+    for place in itertools.product(range(2), repeat=3):
+        box = [slice(i * p, (i + 1) * p) for i, p in zip(place, patch, strict=True)]
+        share = (hu[:, *box] > -500).float().mean((1, 2, 3))
+        torch.testing.assert_close(found[:, *place], share)

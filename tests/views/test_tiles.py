@@ -91,3 +91,18 @@ def test_rounding_gives_no_weight_to_voxels_that_had_none() -> None:
     alone[0, :, 20] = torch.linspace(0.01, 0.99, 300)
     near = tiles.rounded(alone)
     assert ((near != 0) == (alone != 0)).all()
+
+
+@pytest.mark.parametrize("n_slices", [1, 2, 3])
+def test_few_slices_in_tiles(n_slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    centre = torch.tensor([[-0.5, 23.5, 19.5], [30.0, 23.5, 19.5]]).repeat(2, 1)
+    upright = rotation_matrix(torch.zeros(4, 3))
+    shape = (n_slices, 40, 32)
+    at = Placement(centre, torch.ones(4, 3), upright, shape, SPACING, SHAPE)
+    monkeypatch.setattr(tiles, "has_tiles", lambda: False)
+    exact = cut(head(), at, (None, None, None), "axes")
+    monkeypatch.setattr(tiles, "has_tiles", lambda: True)
+    monkeypatch.setattr(tiles, "LEAST_VOXELS", 1)
+    found = cut(head(), at, (None, None, None), "axes")
+    torch.testing.assert_close(found, exact, atol=20.0, rtol=0)
+    assert (found - exact).abs().mean() < 0.5

@@ -7,7 +7,6 @@ to 5 (decision 0054).
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -73,10 +72,9 @@ def cut_each(scans: Tensor, operators: tuple[Tensor, ...], views: Tensor) -> Non
         if n % views_each == 0:
             whole.copy_(scans[n // views_each])
         part = whole
-        for axis, buffer in zip((2, 1, 0), itertools.cycle(buffers)):
-            # the last axis is replaced, and becomes the first
+        for axis in (2, 1, 0):  # the last axis is replaced, and becomes the first
             edges = (len(near[axis][n]), *part.shape[:2])
-            product = buffer[: math.prod(edges)].view(edges[0], -1)
+            product = buffers[axis % 2, : math.prod(edges)].view(edges[0], -1)
             lines = part.view(-1, part.shape[2])
             part = torch.mm(near[axis][n], lines.mT, out=product).view(edges)
             _add_air(part, air[axis][n], ends[axis][n])
@@ -87,8 +85,8 @@ def _ends(air: Tensor) -> list[list[int]]:
     """How many voxels at either end of n lines [n out] air is to be added to."""
     wanted = air.abs().numpy() > 2.0
     half = wanted.shape[1] // 2
-    inwards = wanted[:, :half], wanted[:, : half - 1 : -1]
-    n_each = [(end * np.arange(1, end.shape[1] + 1)).max(1) for end in inwards]
+    inwards = wanted[:, :half], wanted[:, half:][:, ::-1]
+    n_each = [(end * np.arange(1, end.shape[1] + 1)).max(1, initial=0) for end in inwards]
     counts: list[list[int]] = np.stack(n_each, axis=1).tolist()
     return counts
 
