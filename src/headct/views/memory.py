@@ -1,4 +1,4 @@
-"""Memory of earlier views for later ones: fresh memory costs a CPU up to a sixth of a view.
+"""Memory of earlier views for later ones: fresh memory costs a CPU up to a sixth of its time.
 
 A batch of views is more than `malloc` keeps, so that the system would give it anew at every step,
 page by page and zeroed.
