@@ -15,6 +15,8 @@ from headct.run import read_jsonl
 from .tiny import RANKS_ENVIRONMENT, make_store, ranks_of, run_ranks, torchrun, write_recipe
 
 STEPS = 60
+ENDLESS = ("--set", "steps=5000")
+"""Of runs that are struck and stay down; a busy machine strikes late."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,8 @@ def strike(arguments, run, number, restarts=0, *more):
 def test_a_dead_rank_stops_the_other_with_the_cause(case, tmp_path):
     store, toml = case
     run = tmp_path / "run"
-    code, said, seconds = strike((toml, "--store", store, "--out", run), run, signal.SIGKILL)
+    arguments = (toml, "--store", store, "--out", run, *ENDLESS)
+    code, said, seconds = strike(arguments, run, signal.SIGKILL)
     assert code != 0
     assert seconds < 60
     assert "Signal 9 (SIGKILL)" in said
@@ -62,7 +65,8 @@ def test_a_dead_rank_stops_the_other_with_the_cause(case, tmp_path):
 def test_a_silent_rank_stops_the_other_in_time(case, tmp_path):
     store, toml = case
     run = tmp_path / "run"
-    arguments = (toml, "--store", store, "--out", run, "--set", "compute.rank_timeout_s=8")
+    arguments = (toml, "--store", store, "--out", run, *ENDLESS)
+    arguments += ("--set", "compute.rank_timeout_s=8")
     code, said, seconds = strike(arguments, run, signal.SIGSTOP)
     assert code != 0
     assert seconds < 8 + 60  # torchrun gives a stopped rank 30 s to die before it kills it
