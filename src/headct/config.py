@@ -27,13 +27,14 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-def _rises(pair: tuple[float, float]) -> tuple[float, float]:
+def rises(pair: tuple[float, float]) -> tuple[float, float]:
+    """The pair; ValueError where it is not (smallest, largest)."""
     if pair[0] > pair[1]:
         raise ValueError(f"{list(pair)} is not [smallest, largest]")
     return pair
 
 
-Range = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rises)]
+Range = Annotated[tuple[NotNegative, NotNegative], AfterValidator(rises)]
 """Smallest and largest."""
 
 

@@ -7,11 +7,13 @@ import pytest
 import torch
 from tests.adapt.conftest import GRID, TINY
 
+from headct.adapt.earlier import Maker, require_no_other
 from headct.adapt.embed import embed_source
 from headct.adapt.features import read_features
 from headct.errors import UsageError
 from headct.model.bundle import load_bundle, save_bundle
 from headct.model.encoder import ViT3D
+from headct.run import append_jsonl
 from headct.store.store import open_store
 from headct.store.writer import StoreWriter
 
@@ -39,9 +41,11 @@ def made(tmp_path):
 
 def test_the_same_table_is_left_as_it_is(made):
     store, path, bundle = made
-    before = path.stat()
+    before, read = path.stat(), path.read_bytes()
     assert not embed_source(store, path, "encoder", bundle).is_new
-    assert path.stat() == before
+    after = path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert path.read_bytes() == read
 
 
 def test_a_store_that_grew_replaces_its_table(made):
@@ -50,6 +54,15 @@ def test_a_store_that_grew_replaces_its_table(made):
     assert embed_source(store, path, "encoder", bundle).is_new
     assert list(read_features(path).scan_id) == list(open_store(store).scan_ids)
     assert len(read_features(path)) == 3
+
+
+def test_a_scan_that_ingest_refused_since_is_known_to_the_table(made):
+    store, path, bundle = made
+    maker = Maker("encoder", bundle.hash, GRID.hash)
+    row = {"status": "refused", "reason": "not-ct", "series_id": "e-refused"}
+    append_jsonl(store / "items.jsonl", [row])
+    assert embed_source(store, path, "encoder", bundle).is_new
+    assert require_no_other(path, maker).refused == {"e-refused"}
 
 
 def test_scans_with_other_voxels_replace_their_table(made, tmp_path):

@@ -69,6 +69,21 @@ def test_the_interval_of_a_calibration_error_takes_off_what_chance_adds():
     assert held["pivotal"] > 0.7 * n_samples
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.10, (0.05, 0.18)),  # the distances from 0.02 and 0.15, turned round
+        (0.01, (0.0, 0.01)),  # all of it may be chance
+        (0.08, (0.01, 0.14)),
+        (0.20, (0.20, 0.38)),
+        (np.nan, (np.nan, np.nan)),
+    ],
+)
+def test_a_pivotal_interval_turns_the_distances_round(value, expected):
+    replicates = np.linspace(0.02, 0.15, 1001)
+    assert pivotal_interval(value, replicates, level=1.0) == pytest.approx(expected, nan_ok=True)
+
+
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     random = np.random.default_rng(5)
     truth, covered = 0.76, 0  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)

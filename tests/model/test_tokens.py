@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,30 @@ def test_selection_is_ascending_and_does_not_depend_on_the_batch() -> None:
     for i in range(3):
         assert torch.equal(select_head_tokens(scans[i : i + 1], 100, (8, 8, 8))[0], together[i])
     assert torch.equal(select_head_tokens(scans.float(), 100, (8, 8, 8)), together)
+
+
+@pytest.mark.parametrize("grid", [(4, 5, 6), (1, 6, 4), (5, 1, 7), (3, 4, 1)])
+def test_likeness_is_tissue_here_and_around_less_the_depth(grid: tuple[int, int, int]) -> None:
+    patch = (4, 7, 5)
+    random = torch.Generator().manual_seed(0)
+    hu = torch.randint(
+        -1000, 100, [n * p for n, p in zip(grid, patch, strict=True)], generator=random
+    )
+    hu -= 400 * torch.randint(0, 2, hu.shape[:1], generator=random)[:, None, None]
+    tissue = (hu > -500).float().reshape(grid[0], 4, grid[1], 7, grid[2], 5).mean((1, 3, 5))
+    height = torch.arange(grid[0]) / grid[0]
+    centre = (tissue.sum((1, 2)) * height).sum() / tissue.sum()
+    likeness = {}
+    for z, y, x in itertools.product(*(range(n) for n in grid)):
+        box = tissue[max(z - 1, 0) : z + 2, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        depth = max(float(centre - height[z]), 0.0)
+        number = (z * grid[1] + y) * grid[2] + x
+        likeness[number] = float(tissue[z, y, x]) + float(box.sum()) / 27 - depth
+    order = sorted(likeness, key=lambda number: -likeness[number])
+    n_tokens = len(order) // 2
+    assert likeness[order[n_tokens - 1]] > likeness[order[n_tokens]] + 1e-4
+    kept = select_head_tokens(hu[None], n_tokens, patch)[0]
+    assert kept.tolist() == sorted(order[:n_tokens])
 
 
 @pytest.mark.parametrize("n_tokens", [288, 500])

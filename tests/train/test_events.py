@@ -89,6 +89,23 @@ def test_a_resumed_run_does_not_count_unreadable_scans_twice(damaged_store, tmp_
     assert load_bundle(tmp_path / "run" / "bundle").provenance["unreadable_scans"] == 4
 
 
+def test_unreadable_scans_of_steps_that_are_done_again_are_taken_out(tmp_path):
+    events = Events(tmp_path, CPU)
+    events.note("started", 0)
+    for step in (5, 6, 7):
+        events.write("unreadable", step, {"scan_id": f"c-{step}"})
+    events.note("stopped", 8)
+    events.forget_unreadable(after=6)
+    rows = list(read_jsonl(tmp_path / FILE))
+    assert [(row["event"], row["step"]) for row in rows] == [
+        ("started", 0),
+        ("unreadable", 5),
+        ("unreadable", 6),
+        ("stopped", 8),
+    ]
+    assert events.count_unreadable() == 2
+
+
 def test_each_rank_says_what_it_could_not_read(damaged_store, tmp_path):
     toml = write_recipe(tmp_path / "r.toml", max_unreadable_fraction=1.0, steps=8)
     done = run_ranks(toml, "--store", damaged_store, "--out", tmp_path / "run")

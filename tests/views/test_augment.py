@@ -139,6 +139,13 @@ def test_thick_slices_average_along_z():
     assert middle == pytest.approx(30, abs=4.5)
 
 
+def test_thick_slices_keep_what_is_constant_at_every_phase():
+    phases = torch.linspace(0.0, 1.0, 41)  # at some the first slice lies beyond the view
+    drawn = {"slice_mm": torch.full((41,), 8.0), "slice_phase": phases}
+    operator = SliceThickness().operator(drawn, 60, 1.0, CPU)
+    torch.testing.assert_close(operator.sum(-1), torch.ones(41, 60))
+
+
 def test_slices_thinner_than_voxels_do_nothing():
     drawn = {"slice_mm": torch.tensor([2.5]), "slice_phase": torch.tensor([0.1])}
     assert SliceThickness().operator(drawn, 20, 3.3, CPU) is None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from headct.config import Config
-from headct.model.tokens import ZyxInt
+from headct.config import Config, Count, Positive, rises
 from headct.volume.window import WINDOWS, Window
+
+Counts = tuple[Count, Count, Count]
+"""Along z, y and x."""
+Factor = Annotated[float, Field(ge=1)]
 
 
 class EncoderConfig(Config):
@@ -22,9 +25,9 @@ class EncoderConfig(Config):
     """Attention heads; with rotary positions the width of one must be even and at least 6."""
     mlp_ratio: int = Field(default=4, gt=0)
     """Hidden width of the MLP, as a multiple of the width."""
-    patch_voxels_zyx: ZyxInt
+    patch_voxels_zyx: Counts
     """Voxels per patch."""
-    spacing_mm_zyx: tuple[float, float, float]
+    spacing_mm_zyx: tuple[Positive, Positive, Positive]
     """mm, voxel size that the patch embedding is made for."""
     windows: tuple[Window, ...] = Field(default=WINDOWS, min_length=1)
     """HU windows, one input channel each."""
@@ -32,19 +35,19 @@ class EncoderConfig(Config):
     """Patches computed per whole scan; the most head-like ones."""
     n_registers: int = Field(default=4, ge=0)
     """Learned tokens without an output, where attention can put what belongs nowhere."""
-    layer_scale: float | None = None
+    layer_scale: Positive | None = None
     """Start value of the per-channel scale of each branch; 1e-5 for long runs, none for short."""
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of samples that skip a branch in training, in the last block; linear from 0."""
-    position_grid_zyx: ZyxInt | None = None
+    position_grid_zyx: Counts | None = None
     """Patches per axis of a table of learned positions, as in FM-CT; None: rotary ones in mm."""
     channel_range: tuple[float, float] = (-1.0, 1.0)
     """Value of a channel at the lower and at the upper end of its window."""
     final_norm_eps: float = Field(default=1e-5, gt=0.0)
     """Smallest variance that the last norm divides by."""
-    rope_periods_mm: tuple[float, float] = (24.0, 1200.0)
+    rope_periods_mm: Annotated[tuple[Positive, Positive], AfterValidator(rises)] = (24.0, 1200.0)
     """mm, shortest and longest period of the rotary positions."""
-    rope_jitter: tuple[float, float] = (1.15, 1.05)
+    rope_jitter: tuple[Factor, Factor] = (1.15, 1.05)
     """Largest random stretch of the coordinates in training: common, per axis."""
 
     @model_validator(mode="after")

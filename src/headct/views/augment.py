@@ -8,13 +8,15 @@ curves are left out on purpose: they destroy the meaning of HU.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from headct.config import Config
+from headct.config import Config, NotNegative, Positive
 from headct.views.cut import Placement, apply_axes
 from headct.views.draws import (
     Drawn,
@@ -34,6 +36,7 @@ from headct.volume.volume import AIR_HU
 
 HEAD_RADIUS_MM_YX = (95.0, 75.0)
 """Semi-axes of an adult head in an axial slice; the unit of in-plane radius here."""
+Weight = Annotated[float, Field(ge=0, le=1)]
 
 
 class Gain(Config):
@@ -88,9 +91,9 @@ class MotionGhost(Config):
     """A faint in-plane copy over part of the slices."""
 
     probability: float = Field(default=0.1, ge=0, le=1)
-    shift_mm: tuple[float, float] = (2.0, 5.0)
-    weight: tuple[float, float] = (0.1, 0.3)
-    height_mm: tuple[float, float] = (10.0, 60.0)
+    shift_mm: tuple[NotNegative, NotNegative] = (2.0, 5.0)
+    weight: tuple[Weight, Weight] = (0.1, 0.3)
+    height_mm: tuple[Positive, Positive] = (10.0, 60.0)
 
     def draw(self, rng: Draws, n: int) -> Drawn:
         """Weight (0 is off), shift, and where along z the head moved."""

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from headct.config import Config
+from headct.config import Config, Count, NotNegative, Positive
 from headct.views.cut import Placement
 from headct.views.draws import Drawn, Draws, chance, chosen, column, numbers_on, sent, uniform
 from headct.volume.volume import MAX_HU
@@ -17,15 +17,15 @@ class MetalStreaks(Config):
     """Dark and bright rays from one piece of metal, in the slices around it."""
 
     probability: float = Field(default=0.03, ge=0, le=1)
-    strength_hu: tuple[float, float] = (50.0, 300.0)
+    strength_hu: tuple[NotNegative, NotNegative] = (50.0, 300.0)
     """Of a ray where it starts."""
-    reach_mm: tuple[float, float] = (20.0, 60.0)
+    reach_mm: tuple[Positive, Positive] = (20.0, 60.0)
     """mm, over which a ray falls to a third."""
-    height_mm: tuple[float, float] = (2.0, 8.0)
+    height_mm: tuple[Positive, Positive] = (2.0, 8.0)
     """mm, over which the rays fall to a third along z."""
-    radius_mm: tuple[float, float] = (1.5, 4.0)
+    radius_mm: tuple[Positive, Positive] = (1.5, 4.0)
     """mm, of the metal."""
-    n_rays: tuple[int, int] = (3, 8)
+    n_rays: tuple[Count, Count] = (3, 8)
     """Fewest and most bright rays."""
     within_mm_zyx: tuple[float, float, float] = (80.0, 80.0, 60.0)
     """mm, farthest place of the metal from the centre of the field of view, each axis."""

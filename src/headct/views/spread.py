@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from headct.config import Config
+from headct.config import Config, NotNegative, Positive
 from headct.views.draws import Drawn, Draws, chance, one_by_one, sent, uniform
 
 
@@ -16,7 +16,7 @@ class Kernel(Config):
     """Reconstruction kernel: Gaussian blur in plane, or sharpening."""
 
     probability: float = Field(default=0.5, ge=0, le=1)
-    sigma_mm: tuple[float, float] = (0.3, 1.2)
+    sigma_mm: tuple[Positive, Positive] = (0.3, 1.2)
     unsharp_amount: float = Field(default=0.6, ge=0)
 
     def draw(self, rng: Draws, n: int) -> Drawn:
@@ -46,7 +46,7 @@ class SliceThickness(Config):
     """Thick slices: box average along z, sampled once per slice, interpolated back."""
 
     probability: float = Field(default=0.5, ge=0, le=1)
-    thickness_mm: tuple[float, float] = (2.5, 8.0)
+    thickness_mm: tuple[NotNegative, NotNegative] = (2.5, 8.0)
 
     def draw(self, rng: Draws, n: int) -> Drawn:
         """Thickness (0 is off) and phase of the slices."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import computed_field, model_validator
 
-from headct.config import Config
+from headct.config import Config, Count, Positive
 from headct.errors import MismatchError
 from headct.volume.window import WINDOWS, Window
 
@@ -38,9 +38,9 @@ class Preprocessing(Config):
     """What makes a canonical volume; stores, checkpoints, bundles, predictions carry its hash."""
 
     version: int = CANONICAL_VERSION
-    shape_zyx: tuple[int, int, int]
+    shape_zyx: tuple[Count, Count, Count]
     """Voxels per axis of the canonical grid."""
-    spacing_mm_zyx: tuple[float, float, float]
+    spacing_mm_zyx: tuple[Positive, Positive, Positive]
     """mm between voxels of the canonical grid."""
     vertex_margin_mm: float = 8.0
     """mm of air above the vertex: the grid is top-aligned there."""

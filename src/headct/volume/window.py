@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headct.config import Config
+from headct.config import Config, Positive
 
 
 class Window(Config):
@@ -12,7 +12,7 @@ class Window(Config):
 
     name: str
     level_hu: float
-    width_hu: float
+    width_hu: Positive
 
     def apply(self, hu: Any) -> Any:
         """HU -> [-1, 1], saturated outside the window."""
