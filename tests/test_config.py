@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -26,6 +27,7 @@ class Recipe(Config):
     optim: Optim = Optim()
     layers: tuple[Optim, ...] = Field(default=(Optim(),), min_length=1)
     short: tuple[int, ...] = Field(default=(1,), min_length=1)
+    place: Path | None = None
 
 
 def load(tmp_path, text, *overrides):
@@ -58,6 +60,7 @@ def test_all_faults_are_listed_at_once_with_the_nearest_key(tmp_path):
     [
         ("steps=many", "steps: 'many' is not a whole number"),
         ("steps=2.5", "steps: 2.5 is not a whole number"),
+        ("place=3", "place: 3 is not a path"),
         ("steps=-5", "steps: -5 is below 1, the least that is allowed"),
         ("steps=5000", "steps: 5000 is above 1000, the most that is allowed"),
         ("amp=maybe", "amp: 'maybe' is neither true nor false"),

@@ -21,6 +21,7 @@ WANTED = {
     "finite": "is not a finite number",
     "bool": "is neither true nor false",
     "string": "is not text",
+    "path": "is not a path",
     "tuple": "is not a list in [ ]",
     "list": "is not a list in [ ]",
     "dict": "is not a section of keys",
