@@ -94,6 +94,15 @@ def test_a_table_of_another_maker_stays(made, tmp_path, what):
     assert path.read_bytes() == before
 
 
+def test_a_table_of_another_maker_is_found_before_files_are_ingested(made, tmp_path, monkeypatch):
+    _, path, _ = made
+    torch.manual_seed(1)
+    save_bundle(tmp_path / "other", ViT3D(TINY), GRID)
+    monkeypatch.setattr("headct.adapt.embed.ingest", lambda *_, **__: pytest.fail("ingested"))
+    with pytest.raises(UsageError, match="made with other things"):
+        embed_source(tmp_path, path, "encoder", load_bundle(tmp_path / "other"))
+
+
 def test_a_table_of_another_store_stays(made, tmp_path):
     _, path, bundle = made
     other = write_store(tmp_path / "other", "bcd")

@@ -1,4 +1,5 @@
 import threading
+from itertools import chain, count, takewhile
 
 import numpy as np
 import pytest
@@ -79,6 +80,22 @@ def test_a_batch_says_what_it_does_without_and_what_came_instead():
         for one in batch.unreadable:
             assert one.replaced_by in batch.rows
     assert {(one.row, one.reason) for one in lost} == {(3, "store"), (4, "store")}
+
+
+def test_stand_ins_that_cannot_be_read_either_are_said_too():
+    broken = (0, 1, 2, 3)
+    loader = ScanLoader(Scans(6, broken), 3, seed=2, max_unreadable_fraction=1.0)
+    longest = 0
+    for step in range(8):
+        batch, expected = loader.read(step), []
+        for place, row in zip(batch.places, batch.rows, strict=True):
+            stand_ins = (loader.order.replacement(*place, attempt) for attempt in count())
+            tried = chain([loader.order.row(*place)], stand_ins)
+            lost = dict.fromkeys(takewhile(lambda one: one in broken, tried))
+            expected += [(one, row) for one in lost]
+            longest = max(longest, len(lost))
+        assert [(one.row, one.replaced_by) for one in batch.unreadable] == expected
+    assert longest > 1
 
 
 def test_too_many_unreadable_scans_stop_the_run_and_are_named():
