@@ -154,12 +154,16 @@ def _set(values: dict[str, Any], override: str) -> None:
         value = text.strip()
     *parents, last = key.strip().split(".")
     for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            whole = f"{{preset={values!r}, {last}={text.strip()}}}"
+        inner = values.setdefault(parent, {})
+        if isinstance(inner, str) and key.strip() == f"{parent}.preset":
+            inner = values[parent] = {}
+        if not isinstance(inner, dict):
+            shown = repr(value) if isinstance(value, str) else text.strip()
+            whole = f"{{preset={inner!r}, {last}={shown}}}"
             remedy = f'give all of it: --set "{parent}={whole}"'
             raise UsageError(
                 f"--set {key}: {parent} is a value, not a section",
-                remedy=remedy if isinstance(values, str) else f"leave out what follows {parent}",
+                remedy=remedy if isinstance(inner, str) else f"leave out what follows {parent}",
             )
+        values = inner
     values[last] = value

@@ -86,10 +86,22 @@ def test_a_preset_encoder_can_be_changed():
     assert loaded.encoder == ENCODERS["demo"].model_copy(update={"depth": 2})
 
 
+def test_another_preset_is_named_with_or_without_its_key():
+    for setting in ("encoder=small", "encoder.preset=small"):
+        assert load_recipe("demo", PretrainRecipe, [setting]).encoder == ENCODERS["small"]
+
+
+def test_a_key_of_a_preset_encoder_comes_with_a_remedy_that_works():
+    with pytest.raises(UsageError, match="not a section") as error:
+        load_recipe("demo", PretrainRecipe, ["encoder.attention=windowed"])
+    assert error.value.remedy.endswith("""--set "encoder={preset='demo', attention='windowed'}\"""")
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
         ("encoder=demoo", "no encoder preset 'demoo'"),
+        ("encoder.preset=demoo", "fmct; did you mean demo?"),
         ("optim.learning_rate=1", "optim.learning_rate: unknown key"),
         ("views.crop.n_globals=1", "did you mean n_global?"),
         ("steps=0", "steps"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from typing import Annotated, Any, Literal
@@ -79,7 +80,9 @@ class PretrainRecipe(Config):
             return value
         name = value["preset"]
         if name not in ENCODERS:
-            raise ValueError(f"no encoder preset {name!r}; there are {', '.join(ENCODERS)}")
+            near = difflib.get_close_matches(str(name), ENCODERS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"no encoder preset {name!r}; there are {', '.join(ENCODERS)}{hint}")
         changes = {key: v for key, v in value.items() if key != "preset"}
         return ENCODERS[name].model_dump() | changes
 
