@@ -213,6 +213,7 @@ def test_the_shape_of_global_crops_changes_with_the_step(grid, heads):
     [
         (CropConfig(global_fraction=(0.75, 1.25)), PATCH, "within 0..1"),
         (CropConfig(local_mm=500.0), PATCH, "larger than the field of view"),
+        (CropConfig(local_mm=5.0), PATCH, "smaller than a patch of"),
         (CropConfig(global_fraction=(0.9, 0.95)), PATCH, "no multiple"),
         (CropConfig(local_mm=64), (5, 5, 5), "do not divide"),
     ],

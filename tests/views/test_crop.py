@@ -136,6 +136,18 @@ def test_shapes_are_whole_patches():
     assert local_shape(config, (48, 240, 192), (4.0, 1.0, 1.0), (4, 16, 16)) == (16, 64, 64)
 
 
+def test_a_local_crop_of_one_patch_is_the_smallest():
+    place = (48, 64, 48), (3.3, 3.3, 3.3), (8, 8, 8)
+    for mm in (26.0, 26.4):
+        assert local_shape(CropConfig(local_mm=mm), *place) == (8, 8, 8)
+    for mm in (5.0, 25.0):
+        with pytest.raises(UsageError, match=r"smaller than a patch of 26\.4 mm") as caught:
+            local_shape(CropConfig(local_mm=mm), *place)
+        assert "views.crop.local_mm" in caught.value.remedy
+    assert local_shape(CropConfig(local_mm=5.0, n_local=0), *place) == (8, 8, 8)
+    assert local_shape(CropConfig(local_mm=5.0, stretch=True), *place) == (48, 64, 48)
+
+
 def test_apply_axes_is_an_einsum():
     hu, rng = torch.rand(3, 4, 5, 6), torch.Generator().manual_seed(0)
     z, y, x = (torch.rand(3, n + 1, n, generator=rng) for n in (4, 5, 6))

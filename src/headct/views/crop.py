@@ -15,6 +15,9 @@ from headct.views.cut import Path, Placement, Shape, rotation_matrix
 from headct.views.draws import Drawn, Draws, chance, normal, uniform
 from headct.volume.volume import Zyx
 
+TOLERANCE = 0.05
+"""Share of a patch by which a crop of one patch may be given too small: mm are often rounded."""
+
 
 class CropConfig(Config):
     """How many views, and how large."""
@@ -113,14 +116,21 @@ def local_shape(
     """Edges (voxels) of a local crop: as many whole patches as come nearest to `local_mm`.
 
     Raises:
-        UsageError: the crop is larger than the field of view.
+        UsageError: the crop is larger than the field of view, or smaller than a patch.
     """
     if config.stretch:
         _require_share("local_fraction", *config.local_fraction)
         return shape_zyx
+    patches_mm = [n * mm for n, mm in zip(patch_voxels_zyx, spacing_mm_zyx, strict=True)]
+    if config.n_local and config.local_mm < max(patches_mm) * (1 - TOLERANCE):
+        raise UsageError(
+            f"a local crop of {config.local_mm:g} mm is smaller than a patch of"
+            f" {max(patches_mm):.4g} mm",
+            remedy="raise views.crop.local_mm, or set views.crop.n_local=0",
+        )
     edges = [
-        patch * max(1, round(config.local_mm / (patch * mm)))
-        for patch, mm in zip(patch_voxels_zyx, spacing_mm_zyx, strict=True)
+        patch * max(1, round(config.local_mm / mm))
+        for patch, mm in zip(patch_voxels_zyx, patches_mm, strict=True)
     ]
     if any(edge > size for edge, size in zip(edges, shape_zyx, strict=True)):
         raise UsageError(
