@@ -100,8 +100,9 @@ def test_stand_ins_that_cannot_be_read_either_are_said_too():
 
 def test_too_many_unreadable_scans_stop_the_run_and_are_named():
     loader = ScanLoader(Scans(20, broken=tuple(range(6))), 5, seed=2)
-    with pytest.raises(TrainingError, match="4 of 20 scans") as caught:
+    with pytest.raises(TrainingError, match="at least 4 of 20 scans") as caught:
         rows_of(loader, 8)
+    assert "cannot be read, more than the 3 that are replaced: " in caught.value.message
     named = caught.value.message.partition(": ")[2].split(", ")
     assert named == sorted(f"c-{row}" for row in loader.unreadable)
 

@@ -176,8 +176,8 @@ class ScanLoader:
         names = [self.source.scan_ids[row] for row in sorted(self.unreadable)]
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         return TrainingError(
-            f"{len(names)} of {len(self.source)} scans cannot be read:"
-            f" {', '.join(names[:MOST_NAMED])}{more}",
+            f"at least {len(names)} of {len(self.source)} scans cannot be read, more than the"
+            f" {int(self.max_unreadable)} that are replaced: {', '.join(names[:MOST_NAMED])}{more}",
             remedy="run `headct store verify`, then mend the store",
             code="unreadable-scans",
         )
