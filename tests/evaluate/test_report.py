@@ -20,7 +20,7 @@ from headct.evaluate.checklist import AUTHORS, checklist
 from headct.evaluate.evaluation import EvaluationConfig, evaluate
 from headct.evaluate.headline import answers, lead_method, opening, verdict
 from headct.evaluate.history import ingest_account
-from headct.evaluate.report import Sources, render, write_report
+from headct.evaluate.report import TITLE, Sources, render, write_report
 from headct.evaluate.results import read_results
 from headct.evaluate.theme import colour, distinct_colours
 from headct.store.layout import ITEMS
@@ -202,6 +202,22 @@ def test_pretraining_curves_and_panel_are_shown(page):
     assert "1 steps were not applied" in text
     assert "Step 200: input" in text
     assert "Pretraining: losses and collapse guards" in text
+
+
+def test_only_a_report_is_replaced(evaluation, tmp_path):
+    thesis, out = tmp_path / "thesis.html", tmp_path / "report.html"
+    thesis.write_text("<!doctype html><title>My thesis</title>")
+    with pytest.raises(UsageError, match="html is there, and is no report"):
+        write_report(evaluation, thesis, Sources())
+    assert "My thesis" in thesis.read_text()
+    with pytest.raises(UsageError, match="is a folder") as caught:
+        write_report(evaluation, tmp_path, Sources())
+    assert str(tmp_path) in caught.value.message
+    out.touch()
+    for _ in range(2):
+        write_report(evaluation, out, Sources())
+        assert TITLE in out.read_text()
+        out.write_text(out.read_text() + "<!-- older -->")
 
 
 def test_a_bare_evaluation_makes_a_page_too(evaluation):

@@ -137,7 +137,9 @@ def _pair(text: str) -> tuple[str, str]:
 
 def report(
     evaluation: Annotated[Path, typer.Argument(help="EVAL folder.", metavar="EVAL")],
-    out: Annotated[Path, typer.Option(help="The HTML file; made, or replaced.")],
+    out: Annotated[
+        Path, typer.Option(help="The HTML file; made, or replaced where it is a report.")
+    ],
     store: Annotated[
         Path | None, typer.Option(help="STORE: the account of ingest; with --task attention maps.")
     ] = None,

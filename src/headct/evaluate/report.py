@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from headct import __version__
 from headct.atomic import write_text
+from headct.errors import UsageError
 from headct.evaluate import curves, figures
 from headct.evaluate.carry_over import carry_over
 from headct.evaluate.checklist import as_markdown, checklist
@@ -30,6 +31,9 @@ from headct.evaluate.theme import colour, distinct_colours, finding_name, method
 from headct.store.store import open_store
 
 TEMPLATE = "template.html.jinja"
+TITLE = "<title>Head CT detectors: evaluation report</title>"
+"""By which a page is known as a report, of this and of earlier versions."""
+HEAD_BYTES = 4096
 FEW_REFUSED = 60
 
 
@@ -58,9 +62,11 @@ def write_report(
     """Write the report, and where wanted its checklist alone, as Markdown to be completed.
 
     Raises:
-        UsageError: no evaluation, or a folder that is not what it should be.
+        UsageError: no evaluation, a folder that is not what it should be, or `out` is something
+            else than a report.
         MismatchError: the store, task and bundle do not belong together.
     """
+    _require_replaceable(out)
     results = read_results(evaluation)
     account = ingest_account(sources.store) if sources.store else None
     run = pretraining(sources.run) if sources.run else None
@@ -71,6 +77,20 @@ def write_report(
     write_text(out, render(results, account, run, panels, located))
     if checklist_to is not None:
         write_text(checklist_to, as_markdown(checklist(results, account, run)))
+
+
+def _require_replaceable(out: Path) -> None:
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder", remedy=f"e.g. --out {out / 'report.html'}")
+    if not out.exists():
+        return
+    with out.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head.strip() and TITLE.encode() not in head:
+        raise UsageError(
+            f"--out {out} is there, and is no report of headct",
+            remedy="give another --out, or move that file",
+        )
 
 
 def render(
