@@ -66,3 +66,15 @@ def test_what_files_were_refused_for_is_said(folder, tmp_path):
     assert re.search(r"refused +unreadable +2 +The file is damaged", answer.stdout)
     assert "3 seen = 1 accepted, 0 flagged, 2 refused" in answer.stdout
     assert "items.jsonl" in answer.stdout
+
+
+def test_tokens_say_where_they_are_and_replace_no_file(arguments, tmp_path):
+    how = [*arguments[:-1], str(tmp_path / "tokens"), "--tokens", "--device", "cpu"]
+    first, again = (CliRunner().invoke(app, how).stdout for _ in range(2))
+    assert f"3 scans in {tmp_path / 'tokens'}\n" in first
+    assert "was there already" in again
+    (tmp_path / "letter").write_text("dear all")
+    how[how.index(str(tmp_path / "tokens"))] = str(tmp_path / "letter")
+    answer = CliRunner().invoke(app, how)
+    assert isinstance(answer.exception, UsageError)
+    assert "letter is a file, no folder of tokens" in answer.exception.message

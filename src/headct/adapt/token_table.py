@@ -87,6 +87,10 @@ def write_tokens(folder: Path, store: Store, bundle: Bundle) -> TokenTable:
         MismatchError: the bundle wants another preprocessing than the store has.
         UsageError: the folder holds something else, or the tokens of another bundle or store.
     """
+    if folder.is_file():
+        raise UsageError(
+            f"--out {folder} is a file, no folder of tokens", remedy="give another --out"
+        )
     bundle.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
     if not len(store):
         raise UsageError("the store has no scans", remedy="ingest some first")

@@ -98,10 +98,13 @@ def embed(
     if tokens:
         if ours is None or random_init is not None:
             raise UsageError("--tokens goes with --bundle alone", remedy="leave out the others")
-        from headct.adapt.token_table import write_tokens
+        from headct.adapt.embed import Embedded
+        from headct.adapt.token_table import TOKENS_JSON, write_tokens
         from headct.store.store import open_store
 
-        write_tokens(out, open_store(source), ours)
+        is_new = not (out / TOKENS_JSON).is_file()
+        table = write_tokens(out, open_store(source), ours)
+        _say(Embedded(len(table.scan_id), is_new=is_new), out)
         return
     kind = str(floor) if floor else "encoder" if random_init is None else "random-init"
     done = embed_source(source, out, kind, ours, init_seed=random_init or 0, key=key)
