@@ -133,7 +133,9 @@ def _read(recipe: str | Path, builtin: str) -> tuple[str, str]:
             ) from error
     names = builtin_names(builtin)
     if str(recipe) in names:
-        return str(recipe), resources.files(builtin).joinpath(f"{recipe}.toml").read_text("utf-8")
+        return f"recipe {recipe}", resources.files(builtin).joinpath(f"{recipe}.toml").read_text(
+            "utf-8"
+        )
     raise UsageError(
         f"no recipe file or built-in recipe named {path.name!r}",
         remedy=f"give a TOML file, or one of: {', '.join(names)}",

@@ -166,6 +166,8 @@ def fewshot(
     from headct.adapt.features import read_features
     from headct.adapt.fewshot import FewshotConfig, run_fewshot
 
+    if shots is not None and not all(k.strip().isdecimal() for k in shots.split(",")):
+        raise UsageError(f"--shots wants whole numbers, not {shots!r}", remedy="e.g. 5,10,20")
     chosen = [] if shots is None else [f"shots=[{shots}]"]
     config = _configured(FewshotConfig, [*(settings or []), *chosen])
     table = read_features(features)
