@@ -114,6 +114,9 @@ def test_broken_toml_missing_file_and_odd_overrides(tmp_path):
         load(tmp_path, "steps = 3", "steps")
     with pytest.raises(UsageError, match="name= has no value"):
         load(tmp_path, "steps = 3", "name=")
+    with pytest.raises(UsageError, match="steps= has no value") as caught:
+        load(tmp_path, "steps = 3", "steps=")
+    assert caught.value.remedy == "e.g. --set steps=3"
     with pytest.raises(UsageError, match="not a section"):
         load(tmp_path, "steps = 3", "steps.a=1")
 

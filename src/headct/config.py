@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -147,9 +148,7 @@ def _set(values: dict[str, Any], override: str) -> None:
     if not separator or not key.strip():
         raise UsageError(f"--set wants key=value, not {override!r}", remedy="e.g. --set seed=1")
     if not text.strip():
-        raise UsageError(
-            f"--set {key.strip()}= has no value", remedy=f"--set {key.strip()}='\"\"' is empty text"
-        )
+        raise UsageError(f"--set {key.strip()}= has no value", remedy=_example(values, key.strip()))
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -169,3 +168,11 @@ def _set(values: dict[str, Any], override: str) -> None:
             )
         values = inner
     values[last] = value
+
+
+def _example(values: dict[str, Any], key: str) -> str:
+    """A setting like what the recipe has."""
+    now: Any = dict(flat(values)).get(key)
+    if isinstance(now, int | float | list):
+        return f"e.g. --set {key}={json.dumps(now)}"
+    return f"give a value after =; --set {key}='\"\"' is empty text"
