@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -194,3 +195,39 @@ def test_the_verb_answers_in_json_and_exits_with_1_where_something_was_refused(m
     assert "research use only" in answer.stdout
     assert "sdh" in answer.stdout
     assert "normal" not in answer.stdout
+
+
+def test_answers_come_path_by_path_and_a_scan_is_analysed_once(made, tmp_path):
+    dicom = made / "archive" / "dicom"
+    series = sorted({path.parent for path in dicom.rglob("*") if path.is_file()})[:3]
+    paths = [series[2], series[0], tmp_path / "again", series[1]]
+    shutil.copytree(series[0], tmp_path / "again")
+    (tmp_path / "again" / "empty.dcm").touch()
+    answers = list(predictor_of(made, "probe").predict(paths))
+    numbers = [answer.path_number for answer in answers]
+    assert numbers == sorted(numbers)
+    assert set(numbers) <= {1, 2, 3, 4}
+    names = [answer.scan_id for answer in answers if answer.status == "analysed"]
+    assert len(names) == len(set(names))
+    alone = {a.scan_id for a in predictor_of(made, "probe").predict([series[2]]) if a.scan_id}
+    assert alone == {a.scan_id for a in answers if a.path_number == 1 and a.scan_id}
+    assert [a.path_number for a in answers if a.reason == "empty-file"] == [3]
+
+
+def test_an_image_under_two_names_is_analysed_once(made, tmp_path):
+    hu = open_store(made / "store").read_hu([0])[0]
+    for name in ("a.nii", "b.nii"):
+        nib.save(
+            nib.Nifti1Image(hu.transpose(2, 1, 0), np.diag([3.3, 3.3, 3.3, 1])), tmp_path / name
+        )
+    answers = list(predictor_of(made, "probe").predict([tmp_path]))
+    assert sorted(answer.status for answer in answers) == ["analysed", "not-analysed"]
+    assert [answer.reason for answer in answers if answer.reason] == ["twin"]
+    assert all(was_skipped(answer) for answer in answers if answer.reason)
+
+
+def test_a_fine_tuned_task_answers_with_the_hash_of_its_own_encoder(made):
+    about = predictor_of(made, "finetune").about()
+    assert about["bundle_hash"] == load_bundle(made / "finetune" / "bundle").hash
+    assert about["bundle_hash"] != load_bundle(made / "bundle").hash
+    assert predictor_of(made, "probe").about()["bundle_hash"] == load_bundle(made / "bundle").hash

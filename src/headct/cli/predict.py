@@ -39,7 +39,8 @@ def predict(
     """Score scans with a task: the same checks, grid and head as in its evaluation.
 
     Research use only. What cannot be read is answered as "not analysed" with the reason; a finding
-    that is not called is not ruled out. Exit code 1 where something was not analysed.
+    that is not called is not ruled out. Answers come path by path. Exit code 1 where something
+    that could be a scan was not analysed.
 
     \b
     Example: headct predict scan_folder --bundle run/bundle --task task-probe
@@ -69,6 +70,10 @@ def predict(
         raise typer.Exit(1)
 
 
+def _where(answer: Answer) -> str:
+    return f"{answer.source} (path {answer.path_number})"
+
+
 def _show(answer: Answer) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -76,10 +81,15 @@ def _show(answer: Answer) -> None:
     console = Console(highlight=False, soft_wrap=True)
     if answer.status != "analysed":
         console.print(
-            f"{answer.source}: not analysed [{answer.reason}]: {answer.message}", markup=False
+            f"{_where(answer)}: not analysed [{answer.reason}]: {answer.message}", markup=False
         )
         return
-    table = Table("finding", title=answer.scan_id, title_justify="left", box=None)
+    table = Table(
+        "finding",
+        title=f"{answer.scan_id} (path {answer.path_number})",
+        title_justify="left",
+        box=None,
+    )
     table.add_column("score", justify="right")
     table.add_column("threshold", justify="right")
     table.add_column("")

@@ -159,16 +159,14 @@ def list_tasks(index: Index, names: Pseudonymizer) -> list[Task]:
             f"no DICOM and no NIfTI file among {index.n_files} files",
             remedy="give the folder that holds the scans, and see that you may read it",
         )
-    files = [Task(names.source_id(o.path.absolute()), o, 1) for o in index.outcomes]
-    scans = [
-        Task(names.source_id(index.place(scan.path).absolute()), scan, 1)
-        for scan in nifti_scans(index)
-    ]
+    files = [Task(names.source_id(o.path.absolute()), o, 1, o.path) for o in index.outcomes]
+    places = [(scan, index.place(scan.path)) for scan in nifti_scans(index)]
+    scans = [Task(names.source_id(place.absolute()), scan, 1, place) for scan, place in places]
     for series in index.series:
         uid = series.series_uid
         path = min(index.place(header.path) for header in series.headers)
         source = names.series_id(uid) if uid else names.source_id(path.absolute())
-        scans.append(Task(source, series, series.n_files))
+        scans.append(Task(source, series, series.n_files, path))
     return sorted(files, key=lambda t: t.source) + sorted(scans, key=lambda t: t.source)
 
 
@@ -209,7 +207,7 @@ def _run(
     fresh = by_study(tasks, fresh, owners)
     with tracking("ingest", total=len(fresh), unit="series and files") as tracker:
         for outcome in until_gone(run(fresh)):
-            items = [_once(item, owners) for item in outcome.items]
+            items = [once(item, owners) for item in outcome.items]
             again = {item["source"] for item in items} & answered.keys() - stale
             if again:
                 _forget(again, writer, tally)
@@ -234,7 +232,7 @@ def _is_fresh(task: Task, answer: Item | None) -> bool:
     return answer["scan_id"] is None and answer["n_files"] != task.n_files
 
 
-def _once(item: Item, owners: dict[str, str]) -> Item:
+def once(item: Item, owners: dict[str, str]) -> Item:
     """The item; a scan that came from another input before is skipped as its twin."""
     scan_id, source = item["scan_id"], item["source"]
     if scan_id is None or owners.setdefault(scan_id, source) == source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,11 +52,13 @@ class Task:
     Attributes:
         source: pseudonymous name of the input; the key of its items.
         n_files: an input with another number of files is looked at again.
+        place: its file, or the first of them by name, as the user has it; None in a PACS.
     """
 
     source: str
     content: SeriesFiles | NiftiScan | FileOutcome | RemoteStudy | StudySeries = field(repr=False)
     n_files: int
+    place: Path | None = field(default=None, repr=False)
 
     @property
     def study_uid(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from headct.dicom.index import index_paths
 from headct.dicom.pseudonym import Pseudonymizer, load_key
 from headct.dicom.reasons import Reason, Status
 from headct.ingest.criteria import Criteria
-from headct.ingest.pipeline import list_tasks
-from headct.ingest.series import Settings, process
+from headct.ingest.pipeline import list_tasks, once
+from headct.ingest.series import Settings, Task, process
 from headct.model.bundle import load_bundle
 from headct.model.device import choose_device
 
@@ -50,6 +50,7 @@ class Answer:
     Attributes:
         status: analysed, or not-analysed.
         source: pseudonym of the input.
+        path_number: which of the paths given it lies in, from 1; of a series its first file.
         scan_id: pseudonym of the scan, the same as in a store made with the same key.
         series_id: pseudonym of the series; empty for a file that is no DICOM series.
         reason: why it was not analysed, as a code.
@@ -62,6 +63,7 @@ class Answer:
 
     status: str
     source: str
+    path_number: int = 0
     scan_id: str = ""
     series_id: str = ""
     reason: str = ""
@@ -77,27 +79,37 @@ class Predictor:
 
     Attributes:
         info: of the task: findings, thresholds, hashes.
+        bundle_hash: of the encoder that scores; empty where none does. A fine-tuned task has its
+            own, and `info` names the one that it started from.
     """
 
-    def __init__(self, info: TaskInfo, score: Score, key: bytes, criteria: Criteria) -> None:
+    def __init__(
+        self, info: TaskInfo, bundle_hash: str, score: Score, key: bytes, criteria: Criteria
+    ) -> None:
         self.info = info
+        self.bundle_hash = bundle_hash
         self._score = score
         self._settings = Settings(info.preprocessing, criteria, key)
 
     def predict(self, paths: Sequence[Path]) -> Iterator[Answer]:
-        """Answers about everything in folders and files, as each is done.
+        """Answers about everything in folders and files, path by path, as each is done.
+
+        A scan that came from another input before is not analysed again: it is its twin.
 
         Raises:
             UsageError: a path is missing, or holds no DICOM and no NIfTI file.
         """
         names = Pseudonymizer(self._settings.key)
-        for task in list_tasks(index_paths(paths), names):
+        tasks = [(_number(task, paths), task) for task in list_tasks(index_paths(paths), names)]
+        owners: dict[str, str] = {}
+        for number, task in sorted(tasks, key=lambda numbered: numbered[0]):
             started = time.perf_counter()
             outcome = process(self._settings, task)
             hu_of = {str(row["scan_id"]): hu for hu, row in outcome.scans}
-            for item in outcome.items:
-                hu = hu_of.get(str(item["scan_id"]))
-                yield self._answer(item, hu, started)
+            for item in (once(item, owners) for item in outcome.items):
+                is_twin = item["reason"] == Reason.TWIN
+                hu = None if is_twin else hu_of.get(str(item["scan_id"]))
+                yield replace(self._answer(item, hu, started), path_number=number)
 
     def score_hu(self, hu: NDArray[np.int16]) -> tuple[FindingScore, ...]:
         """Scores of one canonical volume [z y x]."""
@@ -114,7 +126,7 @@ class Predictor:
             "scope": SCOPE,
             "headct": __version__,
             "method": self.info.method,
-            "bundle_hash": self.info.bundle_hash,
+            "bundle_hash": self.bundle_hash,
             "preprocessing_hash": self.info.preprocessing.hash,
             "preprocessing_version": self.info.preprocessing.version,
             "threshold_specificity": self.info.threshold_specificity,
@@ -166,7 +178,8 @@ def load_predictor(
         if one is not None:
             loaded.info.preprocessing.require_same(one.preprocessing, "the task", name)
     score = scorer(loaded, encoder, device)
-    return Predictor(loaded.info, score, load_key(key_file), criteria or Criteria())
+    bundle_hash = own.hash if own is not None else loaded.info.bundle_hash
+    return Predictor(loaded.info, bundle_hash, score, load_key(key_file), criteria or Criteria())
 
 
 def to_json(answer: Answer, about: dict[str, Any]) -> dict[str, Any]:
@@ -174,6 +187,18 @@ def to_json(answer: Answer, about: dict[str, Any]) -> dict[str, Any]:
     values = asdict(answer)
     values["warnings"] = [{"code": code, "meaning": text} for code, text in answer.warnings]
     return values | about
+
+
+def _number(task: Task, paths: Sequence[Path]) -> int:
+    """Which of the paths an input lies in, from 1; 0 where none is seen to hold it."""
+    if task.place is None:
+        return 0
+    for form in (Path.absolute, Path.resolve):
+        place = form(task.place)
+        for number, path in enumerate(paths, 1):
+            if place.is_relative_to(form(path)):
+                return number
+    return 0
 
 
 def _called(score: float, threshold: float | None) -> bool | None:
