@@ -12,8 +12,8 @@ from typing import Annotated, Any, TypeVar
 import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from headct.config_faults import in_words
 from headct.errors import UsageError
-from headct.faults import in_words
 
 
 class Config(BaseModel):

@@ -173,7 +173,7 @@ def test_a_probe_without_its_encoder_says_how_to_give_it(made):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_an_error(made):
-    arguments = ["predict", str(made / "archive"), "--task", str(made / "finetuned")]
+    arguments = ["predict", str(made / "archive"), "--task", str(made / "finetune")]
     result = CliRunner().invoke(app, [*arguments, "--device", "cuda"])
     assert isinstance(result.exception, UsageError)
     assert "no GPU" in result.exception.message

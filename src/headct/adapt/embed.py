@@ -15,6 +15,7 @@ from headct.adapt.scoring import Hu, featuriser
 from headct.errors import Refusal, UsageError
 from headct.ingest.pipeline import Tally, ingest
 from headct.model.embed import Bundle
+from headct.store.ahead import SCANS_AT_ONCE
 from headct.store.layout import STORE_JSON
 from headct.store.store import Store, open_store
 from headct.volume.stretched import require_hu
@@ -113,7 +114,11 @@ def _embed(store: Store, out: Path, kind: str, bundle: Bundle | None, init_seed:
 
 
 def _write(
-    out: Path, store: Store, featurise: Callable[[Hu], Vectors], maker: Maker, batch_scans: int = 16
+    out: Path,
+    store: Store,
+    featurise: Callable[[Hu], Vectors],
+    maker: Maker,
+    batch_scans: int = SCANS_AT_ONCE,
 ) -> Embedded:
     if is_made(out, maker, scans_of_store(store)):
         return Embedded(len(store), is_new=False)
