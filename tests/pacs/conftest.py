@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pynetdicom import AE, build_context, evt
 
-from headct.pacs.dimse import without_delay
+from headct.pacs.association import with_every_answer, without_delay
 from headct.phantom.decoys import HeadSeries
 from headct.phantom.plan import plan_studies
 from headct.phantom.profile import PhantomPreset
@@ -168,7 +168,7 @@ def _store(pacs: TestPacs, files: list[Path]) -> None:
         pacs.dicom,
         contexts=contexts,
         ae_title="ORTHANC",
-        evt_handlers=[(evt.EVT_CONN_OPEN, without_delay)],
+        evt_handlers=[(evt.EVT_CONN_OPEN, h) for h in (without_delay, with_every_answer)],
     )
     assert association.is_established
     for dataset in datasets:

@@ -13,6 +13,7 @@ from headct.dicom.elements import HeaderError, read_elements
 from headct.dicom.header import SERIES_UID
 from headct.errors import HeadctError
 from headct.pacs.address import Listen
+from headct.pacs.association import without_delay
 from headct.pacs.connection import Throttle
 from headct.pacs.dimse import (
     NO_SPACE,
@@ -22,7 +23,6 @@ from headct.pacs.dimse import (
     STORED,
     SUCCESS,
     keep_image,
-    without_delay,
 )
 
 CANNOT_UNDERSTAND = 0xC000
