@@ -1,14 +1,20 @@
 """What a run says of its course: where it goes on, and which scans it does without."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
+from headct.errors import TrainingError
 from headct.model.bundle import load_bundle
 from headct.run import append_jsonl, read_jsonl
 from headct.train import pretrain as module
-from headct.train.events import FILE, Events
+from headct.train.events import FILE, Events, UnreadableWriter
+from headct.train.loop import StepRecord
 from headct.train.pretrain import pretrain
 from headct.train.runtime import Runtime
+from headct.views.loader import ScanBatch, Unreadable
 
 from .tiny import make_store, recipe, run_ranks, write_recipe
 
@@ -87,6 +93,54 @@ def test_a_resumed_run_does_not_count_unreadable_scans_twice(damaged_store, tmp_
     assert lost_scans(tmp_path / "run") == lost_scans(tmp_path / "whole")
     assert events[-1]["unreadable_scans"] == 4
     assert load_bundle(tmp_path / "run" / "bundle").provenance["unreadable_scans"] == 4
+
+
+def test_too_many_unreadable_scans_end_a_run_at_the_same_step_after_any_stop(
+    damaged_store, tmp_path, monkeypatch
+):
+    def last_event(run):
+        return list(read_jsonl(run / "events.jsonl"))[-1]
+
+    with pytest.raises(TrainingError, match="cannot be read") as caught:
+        pretrain(recipe(), damaged_store, tmp_path / "whole", threads=1)
+    whole = last_event(tmp_path / "whole")
+    assert (whole["event"], whole["reason"]) == ("failed", "unreadable-scans")
+    assert (whole["step"], whole["unreadable_scans"]) == (4, 3)
+    real = module.JointObjective.after_step
+
+    def after_step(self, momentum):
+        if len(list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))) == 3:
+            raise KeyboardInterrupt
+        return real(self, momentum)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.JointObjective, "after_step", after_step)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(recipe(), damaged_store, tmp_path / "run", threads=1)
+    assert 0 < len(lost_scans(tmp_path / "run")) < 4
+    with pytest.raises(TrainingError) as again:
+        pretrain(recipe(), damaged_store, tmp_path / "run", threads=1)
+    assert again.value.message == caught.value.message
+    assert last_event(tmp_path / "run")["step"] == whole["step"]
+
+
+def test_what_another_rank_could_not_read_counts(tmp_path):
+    events = Events(tmp_path, CPU)
+    for name in ("c-0", "c-1", "c-1"):
+        events.write("unreadable", 1, {"scan_id": name})
+    write = UnreadableWriter(events, [f"c-{n}" for n in range(9)], most=3)
+    write(None, a_step_without(1))
+    write(None, a_step_without(2))
+    assert events.count_unreadable() == 3
+    with pytest.raises(TrainingError, match="at least 4 of 9 .* than the 3 .*: c-0, c-1, c-2, c-5"):
+        write(None, a_step_without(5))
+    assert events.count_unreadable() == 4
+
+
+def a_step_without(row):
+    scans = ScanBatch(np.zeros((1, 1, 1, 1)), (8,), ((0, 0),), (Unreadable(row, "store", 8),))
+    batch = SimpleNamespace(scans=scans)
+    return StepRecord(2, {}, {}, 0.0, True, 1, 1.0, 0.0, (batch,))
 
 
 def test_unreadable_scans_of_steps_that_are_done_again_are_taken_out(tmp_path):

@@ -63,6 +63,8 @@ def test_an_unreadable_scan_is_counted_and_replaced_by_a_real_one():
     whole, broken = Scans(20), Scans(20, broken=(3, 4))
     expected, got = ScanLoader(whole, 5, seed=2), ScanLoader(broken, 5, seed=2)
     before, after = rows_of(expected, 8), rows_of(got, 8)
+    with got.reading(0, 8) as batches:
+        assert [row for batch in batches for row in batch.rows] == after
     assert got.unreadable == {3, 4}
     assert not {3, 4} & set(after)
     assert all(a == b for a, b in zip(before, after, strict=True) if a not in (3, 4))
@@ -99,12 +101,25 @@ def test_stand_ins_that_cannot_be_read_either_are_said_too():
 
 
 def test_too_many_unreadable_scans_stop_the_run_and_are_named():
-    loader = ScanLoader(Scans(20, broken=tuple(range(6))), 5, seed=2)
-    with pytest.raises(TrainingError, match="at least 4 of 20 scans") as caught:
-        rows_of(loader, 8)
-    assert "cannot be read, more than the 3 that are replaced: " in caught.value.message
-    named = caught.value.message.partition(": ")[2].split(", ")
-    assert named == sorted(f"c-{row}" for row in loader.unreadable)
+    ends = set()
+    for readers in (1, 1, 4, 4, 4):
+        source = Scans(40, broken=tuple(range(6)))
+        loader, done = ScanLoader(source, 5, seed=2, readers=readers), 0
+        with pytest.raises(TrainingError) as caught, loader.reading(0, 8) as batches:
+            for _ in batches:
+                done += 1
+        ends.add((done, caught.value.message))
+        named = caught.value.message.rpartition(": ")[2].split(", ")
+        assert named == sorted(f"c-{row}" for row in loader.unreadable)
+    ((done, message),) = ends
+    assert done > 0
+    assert "at least 4 of 40 scans cannot be read, more than the 3 that are replaced" in message
+
+
+def test_a_batch_alone_can_hold_too_many():
+    loader = ScanLoader(Scans(20, broken=tuple(range(20))), 1, seed=2)
+    with pytest.raises(TrainingError, match="at least 4 of 20 scans"):
+        loader.read(0)
 
 
 def test_an_empty_store_is_an_error():

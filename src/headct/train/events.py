@@ -1,8 +1,9 @@
-"""RUN/events.jsonl: when a run was started, resumed, stopped, finished, on what; lost scans."""
+"""RUN/events.jsonl: when a run was started, resumed, stopped, finished or failed; lost scans."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -13,11 +14,12 @@ import torch
 
 from headct import __version__
 from headct.atomic import write_text
+from headct.errors import HeadctError
 from headct.run import append_jsonl, read_jsonl
 from headct.train.loop import Hook, StepRecord, TrainState
 from headct.train.runtime import Runtime
 from headct.views.backend import why_no_kernels
-from headct.views.loader import Unreadable
+from headct.views.loader import Unreadable, too_many_unreadable
 
 FILE = "events.jsonl"
 UNREADABLE = "unreadable"
@@ -54,9 +56,19 @@ class Events:
         }
         append_jsonl(self.file, [row | more], durable=True)
 
+    def failed(self, step: int, error: HeadctError) -> None:
+        """Append why this rank cannot go on."""
+        more = {"unreadable_scans": self.count_unreadable(), "rank": self.runtime.rank}
+        self.write("failed", step, {"reason": error.code} | more)
+
+    def unreadable(self, until: float = math.inf) -> set[str]:
+        """Names of the scans that no rank could read, up to a step."""
+        rows = (row for row in read_jsonl(self.file) if row["event"] == UNREADABLE)
+        return {row["scan_id"] for row in rows if row["step"] <= until}
+
     def count_unreadable(self) -> int:
         """Scans that could not be read, on any rank, each counted once."""
-        return len({r["scan_id"] for r in read_jsonl(self.file) if r["event"] == UNREADABLE})
+        return len(self.unreadable())
 
     def forget_unreadable(self, after: int) -> None:
         """Take out the scans of steps that are done again."""
@@ -91,14 +103,20 @@ class UnreadableWriter:
     Args:
         events: where the lines go.
         scan_ids: pseudonymous names by row of the store.
+        most: scans, of all ranks and earlier calls, that are replaced before the run ends.
     """
 
-    def __init__(self, events: Events, scan_ids: Sequence[str]) -> None:
-        self.events, self.scan_ids = events, scan_ids
+    def __init__(self, events: Events, scan_ids: Sequence[str], most: float) -> None:
+        self.events, self.scan_ids, self.most = events, scan_ids, most
 
     def __call__(self, _: TrainState, record: StepRecord) -> None:
-        """Write where a scan was replaced."""
-        for lost in _lost(record):
+        """Write where a scan was replaced.
+
+        Raises:
+            TrainingError: too many were.
+        """
+        found = list(_lost(record))
+        for lost in found:
             names = {
                 "scan_id": self.scan_ids[lost.row],
                 "reason": lost.reason,
@@ -106,6 +124,8 @@ class UnreadableWriter:
             }
             rank = {"rank": self.events.runtime.rank}
             self.events.write(UNREADABLE, record.step, names | rank)
+        if found and len(all_ranks := self.events.unreadable()) > self.most:
+            raise too_many_unreadable(all_ranks, len(self.scan_ids), self.most)
 
 
 def say_unreadable(scan_ids: Sequence[str]) -> Hook:

@@ -57,7 +57,7 @@ class Observed:
         """In the order in which they must be called, while the block runs."""
         recipe, record = self.recipe, self.recipe.record
         hooks: list[Hook] = [
-            UnreadableWriter(self.events, self.scan_ids),
+            UnreadableWriter(self.events, self.scan_ids, self.feed.loader.max_unreadable),
             say_unreadable(self.scan_ids),
             NonFiniteWriter(self.folder / "nonfinite.jsonl", self.runtime.rank, self._names),
             PanelWriter(

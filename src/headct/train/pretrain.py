@@ -2,7 +2,7 @@
 
 RUN/config.toml       the resolved recipe
 RUN/run.json          versions, seed, commit, command
-RUN/events.jsonl      started, resumed, stopped, finished, a scan unreadable: which step and when
+RUN/events.jsonl      started, resumed, stopped, finished, failed, a scan unreadable: which step, when
 RUN/metrics.jsonl     terms, guards and schedules by step
 RUN/nonfinite.jsonl   scans of steps that were not applied, where there were any
 RUN/checkpoints/      the last few, whole or absent
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from headct import __version__
-from headct.errors import TrainingError
+from headct.errors import HeadctError, TrainingError
 from headct.model.bundle import save_bundle
 from headct.objective.joint import JointObjective
 from headct.run import git_commit, write_run_record
@@ -108,12 +108,21 @@ def pretrain(
         try:
             return run.go(stop)
         except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"the GPU has no memory left after step {run.state.step}",
-                remedy=f"--set accumulate={2 * recipe.accumulate}, or"
-                " --set compute.activation_checkpointing=true",
-                code="out-of-memory",
-            ) from error
+            told = _out_of_memory(recipe, run.state.step)
+            run.events.failed(run.state.step, told)
+            raise told from error
+        except HeadctError as error:
+            run.events.failed(run.state.step, error)
+            raise
+
+
+def _out_of_memory(recipe: PretrainRecipe, step: int) -> TrainingError:
+    return TrainingError(
+        f"the GPU has no memory left after step {step}",
+        remedy=f"--set accumulate={2 * recipe.accumulate}, or"
+        " --set compute.activation_checkpointing=true",
+        code="out-of-memory",
+    )
 
 
 class PretrainRun:
@@ -177,6 +186,8 @@ class PretrainRun:
             return self._outcome("was-finished")
         self.peak = find_peak(self.runtime)
         self._note_start(resumed=saved is not None)
+        lost = self.events.unreadable(until=self.state.step)
+        self.loader.unreadable |= {n for n, s in enumerate(self.store.scan_ids) if s in lost}
         with self.checkpoints:
             self._train(stop)
             self.checkpoints.save(self.state)

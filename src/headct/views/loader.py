@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +68,24 @@ class ScanBatch:
     unreadable: tuple[Unreadable, ...] = ()
 
 
+def too_many_unreadable(scan_ids: Collection[str], n_scans: int, most: float) -> TrainingError:
+    """What ends a run that would have to do without more scans than it may.
+
+    Args:
+        scan_ids: pseudonymous names of the scans that cannot be read.
+        n_scans: of the store.
+        most: scans that are replaced before a run ends.
+    """
+    names = sorted(scan_ids)
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return TrainingError(
+        f"at least {len(names)} of {n_scans} scans cannot be read, more than the {int(most)} that"
+        f" are replaced: {', '.join(names[:MOST_NAMED])}{more}",
+        remedy="run `headct store verify`, then mend the store",
+        code="unreadable-scans",
+    )
+
+
 class DataOrder:
     """Which scan is where: every epoch is a new permutation of all rows.
 
@@ -107,7 +125,9 @@ class ScanLoader:
         rank: of this process.
         world_size: processes; each takes its share of the global batch.
         accumulate: micro-batches per step.
-        max_unreadable_fraction: share of the store's scans above which the run stops.
+        max_unreadable_fraction: share of the store's scans above which the run stops; the loader
+            counts those that this rank could not read, and whoever makes it may add others to
+            `unreadable`.
         readers: threads, each with a batch of its own; decoding and hashing leave the GIL alone.
 
     Raises:
@@ -137,10 +157,10 @@ class ScanLoader:
     def read(self, step: int, micro: int = 0) -> ScanBatch:
         """The micro-batch of a step.
 
-        An unreadable scan is counted and replaced by another real one.
+        An unreadable scan is replaced by another real one.
 
         Raises:
-            TrainingError: too many scans cannot be read.
+            TrainingError: more scans of this batch cannot be read than the whole run may lack.
         """
         first = ((step * self.accumulate + micro) * self.world_size + self.rank) * self.batch
         places = tuple(self.order.place(first + i) for i in range(self.batch))
@@ -167,24 +187,27 @@ class ScanLoader:
                 return self.source.read_hu([row])[0], row, failed
             except StoreError as error:
                 failed[row] = error.code
-                self.unreadable.add(row)
-                if len(self.unreadable) > self.max_unreadable:
-                    raise self._too_many() from error
+                self._require_few(failed, error)
             row, attempt = self.order.replacement(epoch, position, attempt), attempt + 1
 
-    def _too_many(self) -> TrainingError:
-        names = [self.source.scan_ids[row] for row in sorted(self.unreadable)]
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        return TrainingError(
-            f"at least {len(names)} of {len(self.source)} scans cannot be read, more than the"
-            f" {int(self.max_unreadable)} that are replaced: {', '.join(names[:MOST_NAMED])}{more}",
-            remedy="run `headct store verify`, then mend the store",
-            code="unreadable-scans",
-        )
+    def _require_few(self, rows: Collection[int], cause: StoreError | None = None) -> None:
+        if len(rows) > self.max_unreadable:
+            names = [self.source.scan_ids[row] for row in rows]
+            raise too_many_unreadable(names, len(self.source), self.max_unreadable) from cause
+
+    def _counted(self, batch: ScanBatch) -> ScanBatch:
+        """In the order of the steps, whichever thread was first: a run ends at the same step."""
+        self.unreadable |= {lost.row for lost in batch.unreadable}
+        self._require_few(self.unreadable)
+        return batch
 
     @contextmanager
     def reading(self, first_step: int, last_step: int) -> Iterator[Iterator[ScanBatch]]:
-        """Micro-batches of the steps first..last - 1 in order, read ahead while they are used."""
+        """Micro-batches of the steps first..last - 1 in order, read ahead while they are used.
+
+        Raises:
+            TrainingError: too many scans cannot be read.
+        """
         wanted = (
             (step, micro)
             for step in range(first_step, last_step)
@@ -203,6 +226,6 @@ class ScanLoader:
         for step, micro in wanted:
             pending.append(threads.submit(self.read, step, micro))
             if len(pending) > READ_AHEAD * self.readers:
-                yield pending.popleft().result()
+                yield self._counted(pending.popleft().result())
         while pending:
-            yield pending.popleft().result()
+            yield self._counted(pending.popleft().result())
