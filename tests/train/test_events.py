@@ -132,7 +132,7 @@ def test_what_another_rank_could_not_read_counts(tmp_path):
     write(None, a_step_without(1))
     write(None, a_step_without(2))
     assert events.count_unreadable() == 3
-    with pytest.raises(TrainingError, match="at least 4 of 9 .* than the 3 .*: c-0, c-1, c-2, c-5"):
+    with pytest.raises(TrainingError, match=r"at least 4 of 9 .* the 3 .*: c-0, c-1, c-2, c-5"):
         write(None, a_step_without(5))
     assert events.count_unreadable() == 4
 

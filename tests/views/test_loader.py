@@ -104,11 +104,10 @@ def test_too_many_unreadable_scans_stop_the_run_and_are_named():
     ends = set()
     for readers in (1, 1, 4, 4, 4):
         source = Scans(40, broken=tuple(range(6)))
-        loader, done = ScanLoader(source, 5, seed=2, readers=readers), 0
+        loader, done = ScanLoader(source, 5, seed=2, readers=readers), []
         with pytest.raises(TrainingError) as caught, loader.reading(0, 8) as batches:
-            for _ in batches:
-                done += 1
-        ends.add((done, caught.value.message))
+            done.extend(batches)
+        ends.add((len(done), caught.value.message))
         named = caught.value.message.rpartition(": ")[2].split(", ")
         assert named == sorted(f"c-{row}" for row in loader.unreadable)
     ((done, message),) = ends

@@ -2,7 +2,7 @@
 
 RUN/config.toml       the resolved recipe
 RUN/run.json          versions, seed, commit, command
-RUN/events.jsonl      started, resumed, stopped, finished, failed, a scan unreadable: which step, when
+RUN/events.jsonl      started, resumed, stopped, finished, failed, a scan unreadable: in which step
 RUN/metrics.jsonl     terms, guards and schedules by step
 RUN/nonfinite.jsonl   scans of steps that were not applied, where there were any
 RUN/checkpoints/      the last few, whole or absent
