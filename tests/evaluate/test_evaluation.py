@@ -335,6 +335,20 @@ def test_a_folder_with_something_else_is_left_alone(make_task, cohort, tmp_path)
         evaluate([make_task(cohort, "finetune")], tmp_path / "eval", QUICK)
 
 
+def test_methods_that_go_with_the_evaluation_that_is_replaced_are_said(
+    make_task, cohort, tmp_path, capsys
+):
+    out, quick = tmp_path / "eval", EvaluationConfig(n_boot=0)
+    one, other = make_task(cohort, "finetune"), make_task(cohort, "probe-histogram")
+    evaluate([one, other], out, quick)
+    evaluate([one, other], out, quick)
+    assert "also had" not in capsys.readouterr().err
+    evaluate([one], out, quick)
+    assert "the evaluation that was there also had probe-histogram\n" in capsys.readouterr().err
+    (out / "evaluation.json").write_text("{")
+    evaluate([one], out, quick)
+
+
 def test_runs_are_named_by_method_k_labels_and_seed(make_task, cohort):
     task = make_task(cohort, "fewshot", seeds=(0, 1), shots=(5,))
     assert collect([task]).runs == [RunKey("fewshot", 5, 10, 0), RunKey("fewshot", 5, 10, 1)]

@@ -331,6 +331,23 @@ def test_the_checklist_alone_as_markdown(evaluation, store, tmp_path):
     assert any(line.startswith("| x | Flow of cases | 35 | 20a | 5 inputs") for line in lines)
 
 
+def test_a_completed_checklist_is_never_replaced(evaluation, tmp_path):
+    page, out = tmp_path / "report.html", tmp_path / "checklist.md"
+    write_report(evaluation, page, Sources(), out)
+    text = out.read_text()
+    write_report(evaluation, page, Sources(), out)
+    assert out.read_text() == text
+    page.unlink()
+    out.write_text(text + "Completed by hand.\n")
+    completed = out.read_text()
+    with pytest.raises(UsageError, match="completed by hand"):
+        write_report(evaluation, page, Sources(), out)
+    assert out.read_text() == completed
+    assert not page.exists()
+    with pytest.raises(UsageError, match="is a folder"):
+        write_report(evaluation, page, Sources(), tmp_path)
+
+
 def test_how_well_maps_lie_on_lesions_is_shown(evaluation, tmp_path):
     numbers = {"n": 7, "hit": 0.5, "hit_lo": 0.2, "hit_hi": 0.8, "chance_hit": 0.125}
     numbers |= {"dice": 0.3, "dice_lo": 0.1, "dice_hi": 0.4, "chance_dice": 0.025}

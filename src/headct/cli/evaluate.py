@@ -153,7 +153,8 @@ def report(
         typer.Option(help="Folder of `headct explain --masks`: do maps point at the lesion?"),
     ] = None,
     checklist: Annotated[
-        Path | None, typer.Option(help="Markdown: CLAIM and TRIPOD+AI, for you to complete.")
+        Path | None,
+        typer.Option(help="Markdown: CLAIM and TRIPOD+AI, for you to complete; never replaced."),
     ] = None,
 ) -> None:
     """Write one HTML page: answers, tables, plots, attention maps, refused input, limits.

@@ -14,8 +14,11 @@ EVAL/  evaluation.json      what was compared, on whom, with which hashes, thres
 from __future__ import annotations
 
 import itertools
+import json
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,7 @@ def evaluate(
     tables["subgroups"] = _subgroup_rows(collection, arms, config, store) if store else []
     summary = _summary(collection, estimates, config, pairs)
     summary["cpu_s"] = round(time.process_time() - started, 2)
+    _say_what_goes(out / EVALUATION, summary)
     (out / EVALUATION).unlink(missing_ok=True)
     write_run_record(out, config, seed=config.seed, verb="evaluate")
     for name, rows in tables.items():
@@ -122,6 +126,17 @@ def evaluate(
             pq.write_table(pa.Table.from_pylist(rows), aside, compression="zstd")
     write_json(out / EVALUATION, summary)
     return summary
+
+
+def _say_what_goes(earlier: Path, summary: dict[str, Any]) -> None:
+    """Which methods of the evaluation that is replaced are not in the new one."""
+    if not earlier.is_file():
+        return
+    with suppress(ValueError, KeyError, TypeError):  # half written, or of another version
+        then = dict.fromkeys(m["method"] for m in json.loads(earlier.read_text())["methods"])
+        now = {method["method"] for method in summary["methods"]}
+        if gone := [name for name in then if name not in now]:
+            print(f"the evaluation that was there also had {', '.join(gone)}", file=sys.stderr)
 
 
 def _subgroup_rows(

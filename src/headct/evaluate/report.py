@@ -62,21 +62,24 @@ def write_report(
     """Write the report, and where wanted its checklist alone, as Markdown to be completed.
 
     Raises:
-        UsageError: no evaluation, a folder that is not what it should be, or `out` is something
-            else than a report.
+        UsageError: no evaluation, a folder that is not what it should be, `out` is something else
+            than a report, or `checklist_to` has been completed.
         MismatchError: the store, task and bundle do not belong together.
     """
     _require_replaceable(out)
     results = read_results(evaluation)
     account = ingest_account(sources.store) if sources.store else None
     run = pretraining(sources.run) if sources.run else None
+    if checklist_to is not None:
+        to_complete = as_markdown(checklist(results, account, run))
+        _require_untouched(checklist_to, to_complete)
     panels: list[Panel] = []
     if sources.store and sources.task:
         panels = gallery(open_store(sources.store), sources.task, sources.bundle)
     located = read_localisation(sources.maps) if sources.maps else []
     write_text(out, render(results, account, run, panels, located))
     if checklist_to is not None:
-        write_text(checklist_to, as_markdown(checklist(results, account, run)))
+        write_text(checklist_to, to_complete)
 
 
 def _require_replaceable(out: Path) -> None:
@@ -90,6 +93,16 @@ def _require_replaceable(out: Path) -> None:
         raise UsageError(
             f"--out {out} is there, and is no report of headct",
             remedy="give another --out, or move that file",
+        )
+
+
+def _require_untouched(checklist_to: Path, text: str) -> None:
+    if checklist_to.is_dir():
+        raise UsageError(f"--checklist {checklist_to} is a folder", remedy="name a file in it")
+    if checklist_to.exists() and checklist_to.read_bytes() not in (b"", text.encode()):
+        raise UsageError(
+            f"--checklist {checklist_to} is there with another text, maybe completed by hand",
+            remedy="give another --checklist, or move that file",
         )
 
 
