@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,11 +38,11 @@ def rendering(command: Sequence[str], leave: int) -> Iterator[None]:
         os.sched_setaffinity(0, cores[:-leave] or cores)
         os.nice(19)
 
-    process = subprocess.Popen(command, preexec_fn=stand_back)
+    process = subprocess.Popen(command, preexec_fn=stand_back, start_new_session=True)
     try:
         yield
     except BaseException:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # with the workers of what it runs
         raise
     if process.wait():
         raise SystemExit("rendering failed")
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--scale", default="1", help="of all counts and steps of the matrix")
     parser.add_argument("--jobs", default="8", help="commands at once")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, as after Ctrl-C
     args.work.mkdir(parents=True, exist_ok=True)
     matrix = ["--size", args.size, "--work", str(args.work / "matrix"), "--presets", "base"]
     matrix += ["--seeds", args.seeds, "--draws", args.draws, "--scale", args.scale]

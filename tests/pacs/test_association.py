@@ -46,7 +46,7 @@ def pacs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dimse]:
         return read(self, block)
 
     monkeypatch.setattr(DIMSEServiceProvider, "get_msg", read_late)
-    dimse = Dimse(replace(address, timeout_s=2.0), None)
+    dimse = Dimse(replace(address, timeout_s=30.0), None)
     yield dimse
     dimse.close()
     running.shutdown()
@@ -82,6 +82,7 @@ def test_without_the_amendment_answers_are_lost(
 ) -> None:
     """When this fails, pynetdicom needs the amendment no more."""
     monkeypatch.setattr(association, "Pause", LateEvent)
+    pacs.ae.dimse_timeout = 2.0
     for _ in range(20):
         try:
             if pacs.find_studies({}) != STUDIES:
