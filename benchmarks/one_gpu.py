@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 SPEED = ("base:96:24:joint,fmct-dino,fmct-mae", "small:128:64:joint,mae")
@@ -30,6 +31,17 @@ def script(name: str, *arguments: str) -> list[str]:
 
 
 @contextmanager
+def running(command: Sequence[str], **how: Any) -> Iterator[subprocess.Popen[str]]:
+    """A command for as long as the block, at most, with all that it starts."""
+    process = subprocess.Popen(command, start_new_session=True, **how)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+@contextmanager
 def rendering(command: Sequence[str], leave: int) -> Iterator[None]:
     """A command beside the block, on all cores but some and behind all else."""
     cores = sorted(os.sched_getaffinity(0))
@@ -38,20 +50,17 @@ def rendering(command: Sequence[str], leave: int) -> Iterator[None]:
         os.sched_setaffinity(0, cores[:-leave] or cores)
         os.nice(19)
 
-    process = subprocess.Popen(command, preexec_fn=stand_back, start_new_session=True)
-    try:
+    with running(command, preexec_fn=stand_back) as process:
         yield
-    except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)  # with the workers of what it runs
-        raise
-    if process.wait():
-        raise SystemExit("rendering failed")
+        if process.wait():
+            raise SystemExit("rendering failed")
 
 
 def run(command: Sequence[str]) -> None:
     """A command, and out with it where it fails."""
-    if failed := subprocess.run(command, check=False).returncode:
-        raise SystemExit(failed)
+    with running(command) as process:
+        if failed := process.wait():
+            raise SystemExit(failed)
 
 
 def time_steps(wanted: str, work: Path) -> list[dict[str, object]]:
@@ -61,7 +70,10 @@ def time_steps(wanted: str, work: Path) -> list[dict[str, object]]:
         encoder, batch, faithful, cases = wanted.split(":")
         sizes = ("--encoder", encoder, "--batch", batch, "--batch-faithful", faithful)
         command = script("pretraining", *sizes, "--cases", cases, "--compile")
-        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        with running(command, stdout=subprocess.PIPE, text=True) as process:
+            found, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(process.returncode)
         path.write_text("".join(f"{row}\n" for row in found.splitlines() if row.startswith("{")))
     device, *rows = (json.loads(line) for line in path.read_text().splitlines())
     return [{**row, "on": device["device"], "of": device["matmul_tflops"]} for row in rows]
@@ -80,7 +92,8 @@ def main() -> None:
     parser.add_argument("--scale", default="1", help="of all counts and steps of the matrix")
     parser.add_argument("--jobs", default="8", help="commands at once")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, as after Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))  # unwind, as after Ctrl-C
     args.work.mkdir(parents=True, exist_ok=True)
     matrix = ["--size", args.size, "--work", str(args.work / "matrix"), "--presets", "base"]
     matrix += ["--seeds", args.seeds, "--draws", args.draws, "--scale", args.scale]

@@ -344,9 +344,12 @@ def test_methods_that_go_with_the_evaluation_that_is_replaced_are_said(
     evaluate([one, other], out, quick)
     assert "also had" not in capsys.readouterr().err
     evaluate([one], out, quick)
-    assert "the evaluation that was there also had probe-histogram\n" in capsys.readouterr().err
-    (out / "evaluation.json").write_text("{")
-    evaluate([one], out, quick)
+    said = "the evaluation that was there also had probe-histogram (seed 0, 300 scans)\n"
+    assert said in capsys.readouterr().err
+    for content in ("{", "{}", '{"methods": [3]}'):
+        (out / "evaluation.json").write_text(content)
+        evaluate([one], out, quick)
+    assert "also had" not in capsys.readouterr().err
 
 
 def test_runs_are_named_by_method_k_labels_and_seed(make_task, cohort):

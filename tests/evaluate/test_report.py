@@ -346,6 +346,11 @@ def test_a_completed_checklist_is_never_replaced(evaluation, tmp_path):
     assert not page.exists()
     with pytest.raises(UsageError, match="is a folder"):
         write_report(evaluation, page, Sources(), tmp_path)
+    with pytest.raises(UsageError, match="name one file"):
+        write_report(evaluation, page, Sources(), tmp_path / "x" / ".." / page.name)
+    out.write_text("")
+    write_report(evaluation, page, Sources(), out)
+    assert out.read_text() == text
 
 
 def test_how_well_maps_lie_on_lesions_is_shown(evaluation, tmp_path):

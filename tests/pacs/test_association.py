@@ -73,7 +73,9 @@ class LateEvent(threading.Event):
 
 def test_every_answer_comes(pacs: Dimse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(association, "Pause", LatePause)
-    for _ in range(3):
+    pacs.check()
+    for _ in range(5):
+        time.sleep(LATE_S / 2)  # the serving thread goes on, and is asked to stop on its way
         assert pacs.find_studies({}) == STUDIES
 
 
@@ -83,10 +85,67 @@ def test_without_the_amendment_answers_are_lost(
     """When this fails, pynetdicom needs the amendment no more."""
     monkeypatch.setattr(association, "Pause", LateEvent)
     pacs.ae.dimse_timeout = 2.0
+    pacs.check()
     for _ in range(20):
+        time.sleep(LATE_S / 2)
         try:
             if pacs.find_studies({}) != STUDIES:
                 return
         except TransferError:
             return
     pytest.fail("every answer came")
+
+
+class Serving(threading.Thread):
+    """Goes through a pause again and again, slowly."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.pause = association.Pause(self)
+        self.rounds, self.ended = 0, False
+
+    def run(self) -> None:
+        while not self.ended:
+            self.pause.wait()
+            time.sleep(0.01)
+            self.rounds += 1
+
+
+def test_a_pause_has_begun_when_clear_returns() -> None:
+    serving = Serving()
+    serving.start()
+    for _ in range(10):
+        before = serving.rounds
+        while serving.rounds == before:
+            time.sleep(0.001)
+        serving.pause.clear()
+        paused = serving.rounds
+        time.sleep(0.03)
+        assert serving.rounds == paused
+        serving.pause.set()
+    serving.ended = True
+    serving.join(30)
+    assert not serving.is_alive()
+
+
+@pytest.mark.parametrize("how", ["not-started", "ended", "itself", "opened-meanwhile"])
+def test_clear_returns_where_nobody_can_wait(how: str) -> None:
+    serving = Serving()
+    clear = threading.Thread(target=serving.pause.clear, daemon=True)
+    if how == "ended":
+        serving.ended = True
+        serving.start()
+        serving.join(30)
+    elif how == "itself":
+        serving.run = clear.run  # type: ignore[method-assign]
+        clear = serving
+    elif how == "opened-meanwhile":
+        serving.run = lambda: time.sleep(60)  # type: ignore[method-assign]
+        serving.start()
+    clear.start()
+    if how == "opened-meanwhile":
+        time.sleep(0.05)
+        assert clear.is_alive()
+        serving.pause.set()
+    clear.join(30)
+    assert not clear.is_alive()

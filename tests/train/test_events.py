@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from headct.errors import TrainingError
+from headct.errors import MismatchError, StoreError, TrainingError
 from headct.model.bundle import load_bundle
 from headct.run import append_jsonl, read_jsonl
 from headct.train import pretrain as module
-from headct.train.events import FILE, Events, UnreadableWriter
+from headct.train.events import FILE, Events, UnreadableScans
 from headct.train.loop import StepRecord
 from headct.train.pretrain import pretrain
 from headct.train.runtime import Runtime
-from headct.views.loader import ScanBatch, Unreadable
+from headct.views.loader import ScanBatch, ScanLoader, Unreadable
 
 from .tiny import make_store, recipe, run_ranks, write_recipe
 
@@ -98,14 +98,12 @@ def test_a_resumed_run_does_not_count_unreadable_scans_twice(damaged_store, tmp_
 def test_too_many_unreadable_scans_end_a_run_at_the_same_step_after_any_stop(
     damaged_store, tmp_path, monkeypatch
 ):
-    def last_event(run):
-        return list(read_jsonl(run / "events.jsonl"))[-1]
-
-    with pytest.raises(TrainingError, match="cannot be read") as caught:
+    with pytest.raises(TrainingError, match="could not be read") as caught:
         pretrain(recipe(), damaged_store, tmp_path / "whole", threads=1)
-    whole = last_event(tmp_path / "whole")
-    assert (whole["event"], whole["reason"]) == ("failed", "unreadable-scans")
-    assert (whole["step"], whole["unreadable_scans"]) == (4, 3)
+    (whole,) = failures(tmp_path / "whole")
+    assert (whole["reason"], whole["unreadable_scans"]) == ("unreadable-scans", 4)
+    before = {scan for step, scan, _ in lost_scans(tmp_path / "whole") if step < whole["step"]}
+    assert len(before) < 4
     real = module.JointObjective.after_step
 
     def after_step(self, momentum):
@@ -117,30 +115,124 @@ def test_too_many_unreadable_scans_end_a_run_at_the_same_step_after_any_stop(
         patch.setattr(module.JointObjective, "after_step", after_step)
         with pytest.raises(KeyboardInterrupt):
             pretrain(recipe(), damaged_store, tmp_path / "run", threads=1)
-    assert 0 < len(lost_scans(tmp_path / "run")) < 4
+    assert lost_scans(tmp_path / "run")
     with pytest.raises(TrainingError) as again:
         pretrain(recipe(), damaged_store, tmp_path / "run", threads=1)
     assert again.value.message == caught.value.message
-    assert last_event(tmp_path / "run")["step"] == whole["step"]
+    assert [row["step"] for row in failures(tmp_path / "run")] == [whole["step"]]
+
+    done = run_ranks(
+        write_recipe(tmp_path / "r.toml"), "--store", damaged_store, "--out", tmp_path / "ranks"
+    )
+    assert done.returncode != 0
+    assert "at least 4 of 22 scans could not be read" in done.stderr
+    told = failures(tmp_path / "ranks")
+    assert {row["reason"] for row in told} <= {"unreadable-scans", "rank-lost"}
+    steps = {row["step"] for row in told if row["reason"] == "unreadable-scans"}
+    assert steps == {whole["step"]}
 
 
-def test_what_another_rank_could_not_read_counts(tmp_path):
+def failures(run):
+    return [row for row in read_jsonl(run / "events.jsonl") if row["event"] == "failed"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ranks_and_stops_do_not_change_when_there_are_too_many(tmp_path, seed):
+    ends = {
+        ended_at(tmp_path / f"{ranks}-{stop}", seed, ranks, stop)
+        for ranks in (1, 2, 4)
+        for stop in (0, 1, 2, 3)
+    }
+    assert len(ends) == 1
+    assert ends != {(None, None)}
+
+
+def ended_at(folder, seed, n_ranks, stop):
+    """(step, scans) after which a run ends that was stopped once, by the real loader and hook."""
+    folder.mkdir()
+    events = Events(folder, CPU)
+    store = BrokenStore()
+    for first, last in ((0, stop), (stop, 20)):
+        loaders = [
+            ScanLoader(store, 8 // n_ranks, seed, rank=rank, world_size=n_ranks)
+            for rank in range(n_ranks)
+        ]
+        hooks = [UnreadableScans(store.scan_ids, one.max_unreadable, events) for one in loaders]
+        for step in range(first, last):
+            failed = 0
+            for loader, hook in zip(loaders, hooks, strict=True):
+                try:
+                    hook(None, a_step(step + 1, loader.read(step)))
+                except TrainingError:
+                    failed += 1
+            if failed:
+                return step + 1, tuple(sorted(events.unreadable()))
+    return None, None
+
+
+class BrokenStore:
+    scan_ids = tuple(f"c-{row}" for row in range(60))
+
+    def __len__(self):
+        return len(self.scan_ids)
+
+    def read_hu(self, rows):
+        if any(row % 11 == 3 for row in rows):
+            raise StoreError("damaged")
+        return np.zeros((len(rows), 1, 1, 1), np.int16)
+
+
+def a_step(step, scans):
+    return StepRecord(step, {}, {}, 0.0, True, 1, 1.0, 0.0, (SimpleNamespace(scans=scans),))
+
+
+def test_a_scan_is_said_once_and_written_each_time(tmp_path, capsys):
     events = Events(tmp_path, CPU)
-    for name in ("c-0", "c-1", "c-1"):
-        events.write("unreadable", 1, {"scan_id": name})
-    write = UnreadableWriter(events, [f"c-{n}" for n in range(9)], most=3)
-    write(None, a_step_without(1))
-    write(None, a_step_without(2))
-    assert events.count_unreadable() == 3
-    with pytest.raises(TrainingError, match=r"at least 4 of 9 .* the 3 .*: c-0, c-1, c-2, c-5"):
-        write(None, a_step_without(5))
-    assert events.count_unreadable() == 4
+    lost = ScanBatch(np.zeros((1, 1, 1, 1)), (8,), ((0, 0),), (Unreadable(1, "damaged-scan", 8),))
+    hook = UnreadableScans([f"c-{n}" for n in range(9)], 3, events)
+    hook(None, a_step(1, lost))
+    hook(None, a_step(2, lost))
+    assert capsys.readouterr().err.count("scan c-1 cannot be read [damaged-scan]; c-8 came") == 1
+    assert [(step, scan) for step, scan, _ in lost_scans(tmp_path)] == [(1, "c-1"), (2, "c-1")]
 
 
-def a_step_without(row):
-    scans = ScanBatch(np.zeros((1, 1, 1, 1)), (8,), ((0, 0),), (Unreadable(row, "store", 8),))
-    batch = SimpleNamespace(scans=scans)
-    return StepRecord(2, {}, {}, 0.0, True, 1, 1.0, 0.0, (batch,))
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TrainingError("no", code="non-finite"), "non-finite"),
+        (RuntimeError("CUDA error: an illegal memory access"), "RuntimeError"),
+        (RuntimeError("[gloo] Connection closed by peer"), "rank-lost"),
+        (OSError(28, "No space left"), "OSError"),
+    ],
+)
+def test_a_failure_is_noted_with_its_reason(tmp_path, error, reason):
+    events = Events(tmp_path, CPU)
+    events.failed(4, error)
+    (row,) = read_jsonl(tmp_path / FILE)
+    assert (row["event"], row["step"], row["reason"]) == ("failed", 4, reason)
+
+
+def test_a_failure_that_cannot_be_noted_does_not_hide_the_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(Events, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    Events(tmp_path, CPU).failed(4, TrainingError("no"))
+
+
+def test_no_memory_left_is_noted_and_explained(tmp_path, monkeypatch):
+    def after_step(self, momentum):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module.JointObjective, "after_step", after_step)
+    with pytest.raises(TrainingError, match="no memory left"):
+        pretrain(recipe(), make_store(tmp_path / "store"), tmp_path / "run", threads=1)
+    assert [row["reason"] for row in failures(tmp_path / "run")] == ["out-of-memory"]
+
+
+def test_a_call_that_is_refused_is_no_failure_of_the_run(tmp_path):
+    pretrain(recipe(steps=2), make_store(tmp_path / "store"), tmp_path / "run", threads=1)
+    other = make_store(tmp_path / "other", seed=1)
+    with pytest.raises(MismatchError):
+        pretrain(recipe(steps=2), other, tmp_path / "run", threads=1)
+    assert not failures(tmp_path / "run")
 
 
 def test_unreadable_scans_of_steps_that_are_done_again_are_taken_out(tmp_path):

@@ -20,7 +20,7 @@ from headct.config import Config, Count, NotNegative, ranges_rise
 from headct.errors import MismatchError
 from headct.progress import tracking
 from headct.train.checkpoint import Identity, latest_checkpoint, restore
-from headct.train.events import say_unreadable
+from headct.train.events import UnreadableScans
 from headct.train.hooks import MetricsWriter, show_progress, trim_steps
 from headct.train.loop import Hook, LoopConfig, StepRecord, TrainState, fit
 from headct.train.optim import OptimConfig, make_optimizer
@@ -168,7 +168,7 @@ def supervise(
             _follow(module, config.average_decay),
             MetricsWriter(work / METRICS, record.writes),
             show_progress(tracker),
-            say_unreadable(scans.labels.scan_id.tolist()),
+            UnreadableScans(scans.labels.scan_id.tolist(), scans.loader.max_unreadable),
             checkpointer,
         ]
         schedule = config.optim.schedule(config.steps)

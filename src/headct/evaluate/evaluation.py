@@ -129,14 +129,19 @@ def evaluate(
 
 
 def _say_what_goes(earlier: Path, summary: dict[str, Any]) -> None:
-    """Which methods of the evaluation that is replaced are not in the new one."""
+    """Which tasks of the evaluation that is replaced are not in the new one."""
     if not earlier.is_file():
         return
     with suppress(ValueError, KeyError, TypeError):  # half written, or of another version
-        then = dict.fromkeys(m["method"] for m in json.loads(earlier.read_text())["methods"])
-        now = {method["method"] for method in summary["methods"]}
-        if gone := [name for name in then if name not in now]:
+        then = [_task_words(method) for method in json.loads(earlier.read_text())["methods"]]
+        now = {_task_words(method) for method in summary["methods"]}
+        if gone := [words for words in then if words not in now]:
             print(f"the evaluation that was there also had {', '.join(gone)}", file=sys.stderr)
+
+
+def _task_words(method: dict[str, Any]) -> str:
+    shots = f", {'/'.join(map(str, method['k']))} shots" if method["k"] else ""
+    return f"{method['method']} (seed {method['seed']}, {method['n_train']} scans{shots})"
 
 
 def _subgroup_rows(

@@ -67,6 +67,8 @@ def write_report(
         MismatchError: the store, task and bundle do not belong together.
     """
     _require_replaceable(out)
+    if checklist_to is not None and checklist_to.resolve() == out.resolve():
+        raise UsageError("--out and --checklist name one file", remedy="give two names")
     results = read_results(evaluation)
     account = ingest_account(sources.store) if sources.store else None
     run = pretraining(sources.run) if sources.run else None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ import torch
 
 from headct import __version__
 from headct.atomic import write_text
-from headct.errors import HeadctError
 from headct.run import append_jsonl, read_jsonl
-from headct.train.loop import Hook, StepRecord, TrainState
-from headct.train.runtime import Runtime
+from headct.train.loop import StepRecord, TrainState
+from headct.train.runtime import RANK_LOST, Runtime, is_of_another_rank
 from headct.views.backend import why_no_kernels
-from headct.views.loader import Unreadable, too_many_unreadable
+from headct.views.loader import too_many_unreadable
 
 FILE = "events.jsonl"
 UNREADABLE = "unreadable"
@@ -56,18 +55,21 @@ class Events:
         }
         append_jsonl(self.file, [row | more], durable=True)
 
-    def failed(self, step: int, error: HeadctError) -> None:
-        """Append why this rank cannot go on."""
-        more = {"unreadable_scans": self.count_unreadable(), "rank": self.runtime.rank}
-        self.write("failed", step, {"reason": error.code} | more)
+    def failed(self, step: int, error: Exception) -> None:
+        """Append why this rank cannot go on; nothing where the disk or the file is what failed."""
+        reason = getattr(error, "code", type(error).__name__)
+        if is_of_another_rank(error):
+            reason = RANK_LOST
+        with suppress(OSError, ValueError):
+            more = {"unreadable_scans": self.count_unreadable(), "rank": self.runtime.rank}
+            self.write("failed", step, {"reason": reason} | more)
 
-    def unreadable(self, until: float = math.inf) -> set[str]:
-        """Names of the scans that no rank could read, up to a step."""
-        rows = (row for row in read_jsonl(self.file) if row["event"] == UNREADABLE)
-        return {row["scan_id"] for row in rows if row["step"] <= until}
+    def unreadable(self) -> set[str]:
+        """Names of the scans that could not be read, on any rank and in any call."""
+        return {row["scan_id"] for row in read_jsonl(self.file) if row["event"] == UNREADABLE}
 
     def count_unreadable(self) -> int:
-        """Scans that could not be read, on any rank, each counted once."""
+        """How many they are."""
         return len(self.unreadable())
 
     def forget_unreadable(self, after: int) -> None:
@@ -97,58 +99,42 @@ class Events:
             )
 
 
-class UnreadableWriter:
-    """Hook: a line for each scan of this rank that a step had to do without, and what came instead.
+class UnreadableScans:
+    """Hook: say and write each scan that a step had to do without; end a run that lacks too many.
+
+    Whichever ranks, threads and calls came upon them, the run ends after the same step.
 
     Args:
-        events: where the lines go.
         scan_ids: pseudonymous names by row of the store.
-        most: scans, of all ranks and earlier calls, that are replaced before the run ends.
+        most: scans that are replaced before the run ends.
+        events: where all ranks and calls of a run write; without, this process alone counts.
     """
 
-    def __init__(self, events: Events, scan_ids: Sequence[str], most: float) -> None:
-        self.events, self.scan_ids, self.most = events, scan_ids, most
+    def __init__(self, scan_ids: Sequence[str], most: float, events: Events | None = None) -> None:
+        self.scan_ids, self.most, self.events = scan_ids, most, events
+        self.known: set[str] = set()
 
     def __call__(self, _: TrainState, record: StepRecord) -> None:
-        """Write where a scan was replaced.
+        """Look at what was replaced in a step.
 
         Raises:
-            TrainingError: too many were.
+            TrainingError: too many scans were.
         """
-        found = list(_lost(record))
-        for lost in found:
-            names = {
-                "scan_id": self.scan_ids[lost.row],
-                "reason": lost.reason,
-                "replaced_by": self.scan_ids[lost.replaced_by],
-            }
-            rank = {"rank": self.events.runtime.rank}
-            self.events.write(UNREADABLE, record.step, names | rank)
-        if found and len(all_ranks := self.events.unreadable()) > self.most:
-            raise too_many_unreadable(all_ranks, len(self.scan_ids), self.most)
-
-
-def say_unreadable(scan_ids: Sequence[str]) -> Hook:
-    """Hook: say each scan that cannot be read on stderr, once.
-
-    Args:
-        scan_ids: pseudonymous names by row.
-    """
-    said: set[int] = set()
-
-    def say(_: TrainState, record: StepRecord) -> None:
-        for lost in _lost(record):
-            if lost.row not in said:
-                said.add(lost.row)
+        new: set[str] = set()
+        for lost in (lost for batch in record.batches for lost in batch.scans.unreadable):
+            scan, instead = self.scan_ids[lost.row], self.scan_ids[lost.replaced_by]
+            if self.events is not None:
+                names = {"scan_id": scan, "reason": lost.reason, "replaced_by": instead}
+                rank = {"rank": self.events.runtime.rank}
+                self.events.write(UNREADABLE, record.step, names | rank)
+            if scan not in self.known | new:
+                new.add(scan)
                 print(
-                    f"step {record.step}: scan {scan_ids[lost.row]} cannot be read"
-                    f" [{lost.reason}]; {scan_ids[lost.replaced_by]} came in its place",
+                    f"step {record.step}: scan {scan} cannot be read [{lost.reason}];"
+                    f" {instead} came in its place",
                     file=sys.stderr,
                 )
-
-    return say
-
-
-def _lost(record: StepRecord) -> Iterator[Unreadable]:
-    for batch in record.batches:
-        yield from batch.scans.unreadable
+        if new:
+            self.known |= new | (self.events.unreadable() if self.events else set())
+            if len(self.known) > self.most:
+                raise too_many_unreadable(self.known, len(self.scan_ids), self.most)

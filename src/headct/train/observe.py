@@ -10,7 +10,7 @@ from pathlib import Path
 from headct.objective.guards import alarms
 from headct.objective.joint import JointObjective
 from headct.progress import tracking
-from headct.train.events import Events, UnreadableWriter, say_unreadable
+from headct.train.events import Events, UnreadableScans
 from headct.train.feed import Feed, PretrainBatch
 from headct.train.hooks import MetricsWriter, NonFiniteWriter, show_progress
 from headct.train.loop import Hook
@@ -57,8 +57,7 @@ class Observed:
         """In the order in which they must be called, while the block runs."""
         recipe, record = self.recipe, self.recipe.record
         hooks: list[Hook] = [
-            UnreadableWriter(self.events, self.scan_ids, self.feed.loader.max_unreadable),
-            say_unreadable(self.scan_ids),
+            UnreadableScans(self.scan_ids, self.feed.loader.max_unreadable, self.events),
             NonFiniteWriter(self.folder / "nonfinite.jsonl", self.runtime.rank, self._names),
             PanelWriter(
                 self.folder / "panels",

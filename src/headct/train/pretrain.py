@@ -13,7 +13,8 @@ RUN/bundle/           the encoder for use; there when the run is finished
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from headct import __version__
-from headct.errors import HeadctError, TrainingError
+from headct.errors import TrainingError
 from headct.model.bundle import save_bundle
 from headct.objective.joint import JointObjective
 from headct.run import git_commit, write_run_record
@@ -105,15 +106,7 @@ def pretrain(
         if runtime.is_main:
             stack.enter_context(only_writer(folder))
         stop = stack.enter_context(StopRequest().listening())
-        try:
-            return run.go(stop)
-        except torch.OutOfMemoryError as error:
-            told = _out_of_memory(recipe, run.state.step)
-            run.events.failed(run.state.step, told)
-            raise told from error
-        except HeadctError as error:
-            run.events.failed(run.state.step, error)
-            raise
+        return run.go(stop)
 
 
 def _out_of_memory(recipe: PretrainRecipe, step: int) -> TrainingError:
@@ -186,17 +179,27 @@ class PretrainRun:
             return self._outcome("was-finished")
         self.peak = find_peak(self.runtime)
         self._note_start(resumed=saved is not None)
-        lost = self.events.unreadable(until=self.state.step)
-        self.loader.unreadable |= {n for n, s in enumerate(self.store.scan_ids) if s in lost}
-        with self.checkpoints:
-            self._train(stop)
-            self.checkpoints.save(self.state)
-        if not self._is_done:
-            self.events.note("stopped", self.state.step)
-            return self._outcome("stopped")
-        self._write_bundle()
-        self.events.note("finished", self.state.step)
-        return self._outcome("finished")
+        with self._failure_noted():
+            with self.checkpoints:
+                self._train(stop)
+                self.checkpoints.save(self.state)
+            if self._is_done:
+                self._write_bundle()
+        status: Literal["finished", "stopped"] = "finished" if self._is_done else "stopped"
+        self.events.note(status, self.state.step)
+        return self._outcome(status)
+
+    @contextmanager
+    def _failure_noted(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            told = _out_of_memory(self.recipe, self.state.step)
+            self.events.failed(self.state.step, told)
+            raise told from error
+        except Exception as error:
+            self.events.failed(self.state.step, error)
+            raise
 
     def _make_objective(self) -> JointObjective:
         objective = JointObjective(self.recipe.objective, self.recipe.encoder)

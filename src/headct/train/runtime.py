@@ -22,6 +22,7 @@ from headct.errors import TrainingError, UsageError
 from headct.views.draws import generator
 
 Precision = Literal["auto", "bf16", "fp32"]
+RANK_LOST = "rank-lost"
 RANK_TIMEOUT_S = 300
 """Seconds after which a silent rank counts as dead and the others stop."""
 
@@ -120,14 +121,14 @@ def start_runtime(
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        if not _is_of_another_rank(error):
+        if not is_of_another_rank(error):
             raise
         raise TrainingError(
             f"rank {rank} of {world_size} stops: another rank died or has not answered for"
             f" {rank_timeout_s:.0f} s",
             remedy="its own message, or the table of torchrun, has the cause; the same command"
             " goes on from the last checkpoint (torchrun --max-restarts 3 does so by itself)",
-            code="rank-lost",
+            code=RANK_LOST,
         ) from error
     finally:
         if dist.is_initialized():
@@ -159,8 +160,10 @@ def _take_device(local_rank: int) -> torch.device:
     return device
 
 
-def _is_of_another_rank(error: RuntimeError) -> bool:
+def is_of_another_rank(error: Exception) -> bool:
     """Whether torch says that a peer is gone; gloo's errors have no type of their own."""
+    if not isinstance(error, RuntimeError):
+        return False
     words = ("gloo", "connection", "timed out", "timeout", "peer")
     return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 

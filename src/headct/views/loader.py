@@ -72,15 +72,15 @@ def too_many_unreadable(scan_ids: Collection[str], n_scans: int, most: float) ->
     """What ends a run that would have to do without more scans than it may.
 
     Args:
-        scan_ids: pseudonymous names of the scans that cannot be read.
+        scan_ids: pseudonymous names of the scans that could not be read.
         n_scans: of the store.
         most: scans that are replaced before a run ends.
     """
     names = sorted(scan_ids)
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return TrainingError(
-        f"at least {len(names)} of {n_scans} scans cannot be read, more than the {int(most)} that"
-        f" are replaced: {', '.join(names[:MOST_NAMED])}{more}",
+        f"at least {len(names)} of {n_scans} scans could not be read in this run, more than the"
+        f" {int(most)} that are replaced: {', '.join(names[:MOST_NAMED])}{more}",
         remedy="run `headct store verify`, then mend the store",
         code="unreadable-scans",
     )
@@ -126,8 +126,7 @@ class ScanLoader:
         world_size: processes; each takes its share of the global batch.
         accumulate: micro-batches per step.
         max_unreadable_fraction: share of the store's scans above which the run stops; the loader
-            counts those that this rank could not read, and whoever makes it may add others to
-            `unreadable`.
+            gives up where one place alone comes upon so many, and whoever takes its batches counts.
         readers: threads, each with a batch of its own; decoding and hashing leave the GIL alone.
 
     Raises:
@@ -152,7 +151,6 @@ class ScanLoader:
         self.accumulate, self.readers = accumulate, readers
         self.order = DataOrder(len(source), seed)
         self.max_unreadable = max(ALWAYS_TOLERATED, max_unreadable_fraction * len(source))
-        self.unreadable: set[int] = set()
 
     def read(self, step: int, micro: int = 0) -> ScanBatch:
         """The micro-batch of a step.
@@ -160,7 +158,7 @@ class ScanLoader:
         An unreadable scan is replaced by another real one.
 
         Raises:
-            TrainingError: more scans of this batch cannot be read than the whole run may lack.
+            TrainingError: for one place more scans were tried than the whole run may lack, or all.
         """
         first = ((step * self.accumulate + micro) * self.world_size + self.rank) * self.batch
         places = tuple(self.order.place(first + i) for i in range(self.batch))
@@ -187,27 +185,16 @@ class ScanLoader:
                 return self.source.read_hu([row])[0], row, failed
             except StoreError as error:
                 failed[row] = error.code
-                self._require_few(failed, error)
+                if len(failed) > min(self.max_unreadable, len(self.source) - 1):
+                    names = [self.source.scan_ids[row] for row in failed]
+                    raise too_many_unreadable(
+                        names, len(self.source), self.max_unreadable
+                    ) from error
             row, attempt = self.order.replacement(epoch, position, attempt), attempt + 1
-
-    def _require_few(self, rows: Collection[int], cause: StoreError | None = None) -> None:
-        if len(rows) > self.max_unreadable:
-            names = [self.source.scan_ids[row] for row in rows]
-            raise too_many_unreadable(names, len(self.source), self.max_unreadable) from cause
-
-    def _counted(self, batch: ScanBatch) -> ScanBatch:
-        """In the order of the steps, whichever thread was first: a run ends at the same step."""
-        self.unreadable |= {lost.row for lost in batch.unreadable}
-        self._require_few(self.unreadable)
-        return batch
 
     @contextmanager
     def reading(self, first_step: int, last_step: int) -> Iterator[Iterator[ScanBatch]]:
-        """Micro-batches of the steps first..last - 1 in order, read ahead while they are used.
-
-        Raises:
-            TrainingError: too many scans cannot be read.
-        """
+        """Micro-batches of the steps first..last - 1 in order, read ahead while they are used."""
         wanted = (
             (step, micro)
             for step in range(first_step, last_step)
@@ -226,6 +213,6 @@ class ScanLoader:
         for step, micro in wanted:
             pending.append(threads.submit(self.read, step, micro))
             if len(pending) > READ_AHEAD * self.readers:
-                yield self._counted(pending.popleft().result())
+                yield pending.popleft().result()
         while pending:
-            yield self._counted(pending.popleft().result())
+            yield pending.popleft().result()
