@@ -81,6 +81,9 @@ def test_torchrun_restarts_from_the_last_checkpoint(case, tmp_path):
     code, said, _ = strike((toml, "--store", store, "--out", run), run, signal.SIGKILL, 1)
     assert code == 0, said[-3000:]
     events = list(read_jsonl(run / "events.jsonl"))
+    lost = [row for row in events if row["event"] == "failed"]  # where torchrun leaves time for it
+    assert [row["reason"] for row in lost] in ([], ["rank-lost"])
+    events = [row for row in events if row["event"] != "failed"]
     assert [row["event"] for row in events] == ["started", "resumed", "finished"]
     assert events[1]["step"] >= 4
     weights = [load_file(r / "bundle" / "encoder.safetensors") for r in (whole, run)]

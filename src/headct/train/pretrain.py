@@ -95,7 +95,8 @@ def pretrain(
     """
     folder = Path(out)
     store = open_store(store_path)
-    with ExitStack() as stack:
+    # torchrun ends the others of a lost rank by SIGTERM: one that is leaving has to say why first
+    with ExitStack() as last, ExitStack() as stack:
         compute = recipe.compute
         runtime = stack.enter_context(
             start_runtime(recipe.precision, threads, compute.rank_timeout_s)
@@ -105,7 +106,7 @@ def pretrain(
         runtime.barrier()  # all have looked at RUN before the main rank writes there
         if runtime.is_main:
             stack.enter_context(only_writer(folder))
-        stop = stack.enter_context(StopRequest().listening())
+        stop = last.enter_context(StopRequest().listening())
         return run.go(stop)
 
 
