@@ -72,17 +72,7 @@ def test_an_unreadable_scan_is_said_in_its_step(damaged_store, tmp_path, monkeyp
 def test_a_resumed_run_does_not_count_unreadable_scans_twice(damaged_store, tmp_path, monkeypatch):
     how = recipe(max_unreadable_fraction=1.0)
     pretrain(how, damaged_store, tmp_path / "whole", threads=1)
-    real = module.JointObjective.after_step
-
-    def after_step(self, momentum):
-        if len(list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))) == 8:
-            raise KeyboardInterrupt
-        return real(self, momentum)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.JointObjective, "after_step", after_step)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(how, damaged_store, tmp_path / "run", threads=1)
+    stop_in_mid_run(how, damaged_store, tmp_path / "run", 8, monkeypatch)
     pretrain(how, damaged_store, tmp_path / "run", threads=1)
     events = list(read_jsonl(tmp_path / "run" / "events.jsonl"))
     assert [(row["event"], row["step"]) for row in events if "unreadable_scans" in row] == [
@@ -104,17 +94,7 @@ def test_too_many_unreadable_scans_end_a_run_at_the_same_step_after_any_stop(
     assert (whole["reason"], whole["unreadable_scans"]) == ("unreadable-scans", 4)
     before = {scan for step, scan, _ in lost_scans(tmp_path / "whole") if step < whole["step"]}
     assert len(before) < 4
-    real = module.JointObjective.after_step
-
-    def after_step(self, momentum):
-        if len(list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))) == 3:
-            raise KeyboardInterrupt
-        return real(self, momentum)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.JointObjective, "after_step", after_step)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(recipe(), damaged_store, tmp_path / "run", threads=1)
+    stop_in_mid_run(recipe(), damaged_store, tmp_path / "run", 3, monkeypatch)
     assert lost_scans(tmp_path / "run")
     with pytest.raises(TrainingError) as again:
         pretrain(recipe(), damaged_store, tmp_path / "run", threads=1)
@@ -130,6 +110,21 @@ def test_too_many_unreadable_scans_end_a_run_at_the_same_step_after_any_stop(
     assert {row["reason"] for row in told} <= {"unreadable-scans", "rank-lost"}
     steps = {row["step"] for row in told if row["reason"] == "unreadable-scans"}
     assert steps == {whole["step"]}
+
+
+def stop_in_mid_run(how, store, run, n_steps, monkeypatch):
+    """Interrupt a run in the step after so many that were written down."""
+    real = module.JointObjective.after_step
+
+    def after_step(self, momentum):
+        if len(list(read_jsonl(run / "metrics.jsonl"))) == n_steps:
+            raise KeyboardInterrupt
+        return real(self, momentum)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.JointObjective, "after_step", after_step)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(how, store, run, threads=1)
 
 
 def failures(run):

@@ -59,7 +59,7 @@ def test_voxels_belong_to_their_rows():
     assert batch.hu[:, 0, 0, 0].tolist() == list(batch.rows)
 
 
-def test_an_unreadable_scan_is_counted_and_replaced_by_a_real_one():
+def test_an_unreadable_scan_is_replaced_by_a_real_one():
     whole, broken = Scans(20), Scans(20, broken=(3, 4))
     expected, got = ScanLoader(whole, 5, seed=2), ScanLoader(broken, 5, seed=2)
     before, after = rows_of(expected, 8), rows_of(got, 8)
@@ -97,15 +97,14 @@ def test_stand_ins_that_cannot_be_read_either_are_said_too():
     assert longest > 1
 
 
-@pytest.mark.parametrize(("n", "fraction"), [(20, 0.01), (20, 1.0), (3, 0.01), (1, 0.01)])
-def test_where_nothing_can_be_read_a_loader_gives_up(n, fraction):
-    loader = ScanLoader(
-        Scans(n, broken=tuple(range(n))), 1, seed=2, max_unreadable_fraction=fraction
-    )
-    most = {20: {0.01: 4, 1.0: 20}, 3: {0.01: 3}, 1: {0.01: 1}}[n][fraction]
-    with pytest.raises(TrainingError, match=f"at least {most} of {n} scans could not") as caught:
+@pytest.mark.parametrize(
+    ("n", "fraction", "tried"), [(20, 0.01, 4), (20, 1.0, 20), (3, 0.01, 3), (1, 0.01, 1)]
+)
+def test_where_nothing_can_be_read_a_loader_gives_up(n, fraction, tried):
+    source = Scans(n, broken=tuple(range(n)))
+    loader = ScanLoader(source, 1, seed=2, max_unreadable_fraction=fraction)
+    with pytest.raises(TrainingError, match=f"at least {tried} of {n} scans could not be read"):
         loader.read(0)
-    assert "c-0" in caught.value.message or most < n
 
 
 def test_an_empty_store_is_an_error():
