@@ -117,7 +117,7 @@ def _drop_tokens(keep: Tensor, fraction: float) -> Tensor:
 
 
 def layer_scale_of(depth: int, decay: float, head_factor: float) -> Callable[[str], float]:
-    """Learning-rate factor by parameter name: the head fastest, then slower block by block down.
+    """Learning-rate factor by parameter name: of the head, and falling block by block from the top.
 
     Args:
         depth: blocks of the encoder.

@@ -55,9 +55,9 @@ class SuperviseConfig(Config):
     """Scans per step."""
     optim: SuperviseOptim = SuperviseOptim()
     layer_decay: float = Field(default=0.9, gt=0, le=1)
-    """Factor on the learning rate per block from the top down; 0.75 at depth 12."""
-    head_lr_factor: float = Field(default=10.0, gt=0)
-    """Factor on the learning rate of the head."""
+    """Factor on the learning rate per block from the top down."""
+    head_lr_factor: float = Field(default=1.0, gt=0)
+    """Factor on the learning rate of the head; below 1 where it starts as a probe."""
     label_smoothing: float = Field(default=0.02, ge=0, lt=0.5)
     """Present counts as 1 less half of this, absent as half of this."""
     positive_weight_power: float = Field(default=0.5, ge=0, le=1)
