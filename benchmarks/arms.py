@@ -54,10 +54,11 @@ SIZES = {
         batch=16,
         budget_s=120,
         arms={
-            "ours": Arm("demo", (ONE, NO_LAT, NO_CLS)),
+            "ours": Arm("mae"),
             "with-lat": Arm("demo", (ONE, *LAT, NO_CLS)),
             "with-cls": Arm("demo", (NO_LAT, *CLS)),
             "joint": Arm("demo", (*LAT, *CLS)),
+            "without-pix": Arm("demo", (*LAT, *CLS, "objective.mae.weight=0")),
             "fmct-dino": Arm("fmct-dino", (*DEMO_FMCT, *SHORT_DINO)),
             "fmct-mae": Arm("fmct-mae", (*DEMO_FMCT, "optim.lr=1e-3")),
         },
@@ -68,7 +69,7 @@ SIZES = {
         batch=64,
         budget_s=300,
         arms={
-            "ours": Arm("small", (*SHORT, NO_LAT, NO_CLS)),
+            "ours": Arm("mae-small"),
             "joint": Arm("small", SHORT),
             "adamw": Arm("small", (*SHORT_ADAMW, NO_LAT, NO_CLS)),
             "fmct-dino": Arm("fmct-dino", (*SMALL_FMCT, *SHORT_DINO, "accumulate=2")),

@@ -20,9 +20,10 @@ GRIDS = {
     "large": "base",
     "dino": "demo",
     "mae": "demo",
+    "mae-small": "small",
     "joint": "demo",
 }
-TERMS = {"dino": {"cls"}, "mae": {"mae"}, "joint": {"mae", "lat", "cls"}}
+TERMS = {"dino": {"cls"}, "mae": {"mae"}, "mae-small": {"mae"}, "joint": {"mae", "lat", "cls"}}
 FMCT = ["fmct-dino", "fmct-mae"]
 
 
