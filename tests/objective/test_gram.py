@@ -91,7 +91,9 @@ def test_the_term_compares_the_patches_that_the_student_sees() -> None:
 def test_it_is_off_unless_asked_for() -> None:
     objective = JointObjective(JointConfig(decoder=DECODER), TINY)
     assert objective.anchor is None
-    alone = JointObjective(JointConfig(decoder=DECODER, **OFF | {"lat": LatConfig()}), TINY)
+    alone = JointObjective(
+        JointConfig(decoder=DECODER, **OFF | {"lat": LatConfig(ramp=(0, 0))}), TINY
+    )
     assert not [name for name in alone.state_dict() if name.startswith("anchor")]
 
 

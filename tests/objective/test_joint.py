@@ -293,6 +293,7 @@ def test_masked_terms_need_masked_patches() -> None:
     ("values", "words"),
     [
         ({"mae": {"weight": 0}, "lat": {"weight": 0}, "cls": {"weight": 0}}, "nothing to learn"),
+        ({"mae": {"weight": 0}, "lat": {"ramp": [0, 0.2]}}, "first step"),
         ({"decoder": {"width": 100, "heads": 3}}, "does not give 3 even heads"),
         ({"cls": {"objective": "dino"}}, "coding-rate"),
         ({"cls": {"prototypes": 3}}, "unknown key"),

@@ -42,8 +42,14 @@ class JointConfig(Config):
 
     @model_validator(mode="after")
     def _something_is_on(self) -> JointConfig:
-        if not any(term.weight for term in (self.mae, self.lat, self.cls)):
+        terms = (self.mae, self.lat, self.cls)
+        if not any(term.weight for term in terms):
             raise ValueError("mae, lat and cls all have weight 0: nothing to learn")
+        if not any(term.weight_at(0.0) for term in terms):
+            raise ValueError(
+                "mae, lat and cls all have weight 0 at the first step: nothing to learn there;"
+                " give one of them ramp=[0,0]"
+            )
         if self.cls.weight == 0 and self.cls.has_prototypes:
             raise ValueError(
                 "prototypes without a CLS term: cls.weight is 0; raise it, or leave the rest out"
