@@ -186,7 +186,7 @@ def _full_disk(folder):
 
 
 def test_training_lowers_the_loss(tmp_path, store, labels, bundle):
-    config = CONFIG.model_copy(update={"steps": 40})
+    config = CONFIG.model_copy(update={"steps": 40, "head_lr_factor": 10.0})
     folder = finetuned(tmp_path, store, labels, Start("vit", bundle), config)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 40
