@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -23,6 +25,25 @@ def test_effective_rank_counts_directions() -> None:
         weights = torch.cat([torch.eye(rank), -torch.eye(rank)])
         assert effective_rank(weights @ basis[:rank]).item() == pytest.approx(rank, rel=1e-3)
     assert effective_rank(torch.ones(8, 32)).item() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("n", [4, 40])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_of_what_is_not_finite_a_guard_is_nan(n: int, bad: float) -> None:
+    cls = torch.randn(n, 8, generator=torch.Generator().manual_seed(0))
+    for places in (slice(None), (1, 2)):
+        cls[places] = bad
+        assert effective_rank(cls).isnan()
+        assert cls_std(cls).isnan()
+    assert all(share.isnan() for share in entropy_shares(torch.full((3, 4), math.nan)))
+
+
+def test_a_rank_that_the_solver_does_not_find_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: torch.Tensor) -> torch.Tensor:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
+    assert effective_rank(torch.eye(4)).isnan()
 
 
 def test_entropies_are_shares_of_log_k() -> None:

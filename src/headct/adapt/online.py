@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +81,11 @@ class QuickProbe:
         return np.asarray(np.min(counts, axis=0) >= FEWEST)
 
     def __call__(self, embedding: Embedding) -> Mapping[str, float]:
-        """`probe_linear_auroc`, `probe_knn_auroc`: means over findings."""
+        """`probe_linear_auroc`, `probe_knn_auroc`: means over findings; nan of vectors with nan."""
         x = np.concatenate([embedding.cls, embedding.mean, embedding.max], axis=1)
         x = x.astype(np.float64)
+        if not np.isfinite(x).all():  # a probe never ends a run
+            return dict.fromkeys(("probe_linear_auroc", "probe_knn_auroc"), math.nan)
         fit = x[: self.n_fit]
         x = (x - fit.mean(0)) / fit.std(0).clip(1e-6)
         values = self.labels.values[:, self.usable]

@@ -31,7 +31,7 @@ def cls_std(cls: Tensor) -> Tensor:
 def effective_rank(cls: Tensor) -> Tensor:
     """exp(entropy) of the normalised singular values of the centred CLS vectors [n d].
 
-    At most min(n - 1, d); 1 where they lie on a line.
+    At most min(n - 1, d); 1 where they lie on a line; nan where a vector is not finite.
 
     Source:
         Roy and Vetterli 2007.
@@ -40,9 +40,14 @@ def effective_rank(cls: Tensor) -> Tensor:
     n, d = centred.shape
     # eigenvalues of the smaller product: a GPU takes longer for singular values than for the step
     gram = centred @ centred.T if n < d else centred.T @ centred
-    values = torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt()
+    finite = gram.isfinite().all()
+    try:  # the solver raises for what is not finite, and a step that is not is the loop's matter
+        squares = torch.linalg.eigvalsh(torch.where(finite, gram, 0.0))
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return gram.new_full((), math.nan)
+    values = squares.clamp(min=0.0).sqrt()
     share: Tensor = values / values.sum().clamp(min=1e-12)
-    return torch.exp(torch.special.entr(share).sum())
+    return torch.exp(torch.special.entr(share).sum()).where(finite, math.nan)
 
 
 @torch.no_grad()

@@ -52,11 +52,12 @@ class MetricsWriter:
         if record.applied and not self.due(record.step) and not found:
             return
         numbers = record.terms | record.scheduled | {"gradient_norm": record.gradient_norm}
+        numbers["scans_per_s"] = record.n_scans / record.seconds
+        numbers["wait_share"] = record.waited_s / record.seconds
+        numbers |= {**self.measure(record), **found}
         row: dict[str, Any] = {"step": record.step, "seen_scans": state.seen_scans}
+        row["applied"] = record.applied
         row |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        row |= {"applied": record.applied, "scans_per_s": record.n_scans / record.seconds}
-        row["wait_share"] = record.waited_s / record.seconds
-        row |= {**self.measure(record), **found}
         if raised := self.alarms(record.terms):
             row["alarms"] = raised
             self._say(raised, record.step)
