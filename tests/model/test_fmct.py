@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,26 @@ def test_other_architectures_are_refused(tmp_path, change, words):
         imported(tmp_path, weights)
     assert words in error.value.message
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300])
+@pytest.mark.parametrize("prefix", ["", "module.backbone."])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, prefix, bad):
+    weights = under(prefix, theirs().double().state_dict())
+    for name in ("blocks.1.attn.proj.weight", "norm.bias"):
+        weights[prefix + name].flatten()[3] = bad
+    torch.save({"state_dict": weights}, tmp_path / "weights.pt")
+    arguments = ["import", "fmct", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "bundle")]
+    with pytest.raises(CheckpointError) as told:
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "first in blocks.1.attn.proj.weight (2 of " in told.value.message
+    assert told.value.code == "nonfinite-weights"
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_what_is_left_out_may_be_anything(tmp_path):
+    head = {"head.weight": torch.full((3, 3), math.nan)}
+    assert imported(tmp_path, theirs().state_dict() | head).encoder is not None
 
 
 def test_the_command(tmp_path):

@@ -27,7 +27,7 @@ from headct.errors import CheckpointError, UsageError
 from headct.model.architecture import ENCODERS, EncoderConfig
 from headct.model.bundle import load_strictly, save_bundle
 from headct.model.encoder import ViT3D
-from headct.model.weights import read_weights, strip_prefix, weights_hash
+from headct.model.weights import read_weights, require_finite, strip_prefix, weights_hash
 from headct.volume.preprocessing import PRESETS, Preprocessing, Stretch
 
 KERNEL = "patch_embedding.patch_embeddings.weight"
@@ -68,12 +68,13 @@ def import_fmct(
         The hash of the bundle.
 
     Raises:
-        CheckpointError: not such a file, or weights of another architecture.
+        CheckpointError: not such a file, weights of another architecture, or not finite.
         UsageError: heads that do not divide the width, or a preprocessing that stretches nothing.
     """
     if preprocessing.stretched is None:
         raise UsageError("FM-CT sees stretched heads", remedy="take the grid fmct or fmct-hu")
     theirs = _encoder_part(read_weights(weights))
+    require_finite(theirs)
     encoder = to_encoder(theirs, heads, preprocessing.stretched)
     grid, patch = encoder.config.position_grid_zyx, encoder.config.patch_voxels_zyx
     assert grid is not None

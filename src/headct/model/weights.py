@@ -95,6 +95,22 @@ def strip_prefix(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dict
     return {k.removeprefix(best): v for k, v in weights.items() if k.startswith(best)}
 
 
+def require_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError where a weight is NaN or infinite in float32; names the first such key.
+
+    Args:
+        weights: by name, in the order of the file.
+    """
+    bad = [name for name, tensor in weights.items() if not tensor.float().isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"the weight file holds NaN or infinite numbers, first in {bad[0]}"
+            f" ({len(bad)} of {len(weights)} keys)",
+            remedy="take a checkpoint from before training diverged, or download it again",
+            code="nonfinite-weights",
+        )
+
+
 def weights_hash(weights: Mapping[str, Tensor]) -> str:
     """16 hex digits over names, shapes and values."""
     digest = hashlib.sha256()
