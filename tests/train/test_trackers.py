@@ -101,13 +101,14 @@ def test_wandb_without_a_network_writes_one_run_folder(tmp_path, monkeypatch):
     assert b"ward-7-workstation" not in data
 
 
-def test_what_is_not_installed_is_said_before_anything_starts(monkeypatch, capsys):
+def test_what_is_not_installed_is_said_before_anything_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
-    assert require_trackers(["tensorboard"]) == []
+    require_trackers(["tensorboard"])
+    with open_trackers(["tensorboard"], tmp_path, recipe()) as sinks:
+        assert sinks == []
     assert "headct[track]" in capsys.readouterr().err
     with pytest.raises(UsageError, match="not installed: mlflow"):
         require_trackers(["tensorboard", "mlflow"])
-    assert require_trackers([]) == []
     monkeypatch.undo()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     pytest.importorskip("mlflow")

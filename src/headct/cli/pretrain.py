@@ -81,9 +81,9 @@ def pretrain(
         from headct.train.submit import Resources
         from headct.train.submit import submit as hand_over
 
-        call.require_sound()
-        logs = out.absolute().with_name(f"{out.name}.jobs")
         resources = Resources(nodes, gpus, tasks, minutes, partition, cpus)
+        call.require_sound(resources.n_ranks)
+        logs = out.absolute().with_name(f"{out.name}.jobs")
         job = hand_over(call.absolute(), logs, submit.value, resources)
         print(f"job {job}; logs in {logs}")
         return
@@ -111,8 +111,11 @@ class Call:
     key: Path | None
 
     def __call__(self) -> bool:
-        """As a job."""
-        return self.train().status == "stopped"
+        """As a job, which fails in the words and with the exit code of the command."""
+        from headct.cli.failure import errors_told
+
+        with errors_told():
+            return self.train().status == "stopped"
 
     def train(self) -> Outcome:
         """In this process."""
@@ -124,17 +127,16 @@ class Call:
         watch = self._watch(recipe.seed)
         return train(recipe, self.store, self.out, threads=self.threads, watch=watch)
 
-    def require_sound(self) -> None:
-        """Raise, before a job waits in a queue, where recipe, store or labels cannot be used."""
+    def require_sound(self, n_ranks: int) -> None:
+        """Raise, before a job waits in a queue, what the run would before its first step."""
         from headct.config import load_recipe
         from headct.store.store import open_store
-        from headct.train.preflight import require_grid, require_same_recipe
+        from headct.train.preflight import checked_plan
         from headct.train.recipe import PretrainRecipe
 
         recipe = load_recipe(self.recipe, PretrainRecipe, self.overrides)
-        require_grid(recipe, open_store(self.store))
-        require_same_recipe(self.out, recipe)
-        self._watch(recipe.seed)
+        watch = self._watch(recipe.seed)
+        checked_plan(recipe, open_store(self.store), self.out, n_ranks, watch)
 
     def absolute(self) -> Call:
         """The same from whatever folder it is called."""

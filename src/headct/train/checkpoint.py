@@ -135,7 +135,7 @@ def restore(state: TrainState, checkpoint: Checkpoint, identity: Identity) -> No
         MismatchError: it belongs to another recipe or store.
         CheckpointError: it is of another architecture; the keys are listed.
     """
-    _require_same(checkpoint.identity, identity)
+    require_same_identity(checkpoint.identity, identity)
     reader = HuggingFaceStorageReader(str(checkpoint.folder))
     try:
         saved: dict[str, Any] = reader.read_metadata().state_dict_metadata
@@ -207,7 +207,8 @@ def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.nn.Par
         yield from zip(group["names"], group["params"], strict=True)
 
 
-def _require_same(saved: Mapping[str, str], identity: Identity) -> None:
+def require_same_identity(saved: Mapping[str, str], identity: Identity) -> None:
+    """Raise MismatchError where a checkpoint belongs to another recipe or store."""
     differing = [name for name in identity if saved.get(name) != identity[name]]
     if differing:
         pairs = [f"{name} {saved.get(name)}, now {identity[name]}" for name in differing]

@@ -37,7 +37,6 @@ class Observed:
         events: of the run.
         objective: all weights, on the main rank; every rank must ask for it together.
         peak: of the device.
-        trackers: where metrics go besides.
         watch: labelled scans, where there are some.
     """
 
@@ -49,7 +48,6 @@ class Observed:
     events: Events
     objective: Callable[[], JointObjective | None]
     peak: Peak
-    trackers: Sequence[str]
     watch: LabelledSubset | None
 
     @contextmanager
@@ -77,7 +75,7 @@ class Observed:
                     self.folder / "metrics.jsonl",
                     record.writes,
                     alarms,
-                    stack.enter_context(open_trackers(self.trackers, self.folder, recipe)),
+                    stack.enter_context(open_trackers(record.trackers, self.folder, recipe)),
                     Speedometer(recipe, self.runtime, self.peak, first_step),
                     probe.found if probe is not None else lambda _: {},
                 )

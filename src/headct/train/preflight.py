@@ -1,19 +1,92 @@
-"""Before the first step: is RUN ours to write, do recipe, store and ranks fit each other."""
+"""Before the first step: is RUN ours to write, do recipe, store and ranks fit each other.
+
+`checked_plan` is all that can be known without a device: the run itself calls it, and so does who
+only queues it as a job.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from headct.config import load_recipe
 from headct.errors import CheckpointError, MismatchError, StoreError, UsageError
 from headct.model.tokens import grid_shape
+from headct.objective.joint import JointObjective
 from headct.store.lock import WriterLock
 from headct.store.store import Store
+from headct.train.checkpoint import newest_first, read_checkpoint, require_same_identity
+from headct.train.feed import view_maker
+from headct.train.optim import make_optimizer
 from headct.train.recipe import PretrainRecipe
+from headct.train.trackers import require_trackers
+from headct.train.watch import LabelledSubset
+from headct.views.batch import ViewMaker
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a run is made of, checked part by part against each other.
+
+    Attributes:
+        n_scans: of one micro-batch on one rank.
+        maker: of its views.
+        identity: what must stay the same for the run to go on.
+    """
+
+    n_scans: int
+    maker: ViewMaker
+    identity: dict[str, str]
+
+
+def checked_plan(
+    recipe: PretrainRecipe,
+    store: Store,
+    folder: Path,
+    world_size: int,
+    watch: LabelledSubset | None = None,
+) -> Plan:
+    """Look at all that can be wrong before the first step and needs no device to be seen.
+
+    Args:
+        recipe: of the run.
+        store: of its scans.
+        folder: RUN; it is only read.
+        world_size: ranks.
+        watch: labelled scans, where there are some.
+
+    Raises:
+        UsageError: the recipe contradicts itself, the grid or the number of ranks; a tracker that
+            is asked for cannot be used; RUN is something else.
+        StoreError: the store is empty.
+        MismatchError: grids differ; RUN holds a run of another recipe or store.
+    """
+    require_grid(recipe, store)
+    if watch is not None:
+        store.preprocessing.require_same(
+            watch.store.preprocessing, "the store", "the store of the labelled scans"
+        )
+    n_scans = scans_per_rank(recipe, world_size)
+    maker = view_maker(recipe, store)
+    require_trackers(recipe.record.trackers)
+    with torch.device("meta"):  # no memory, no numbers: only whether its parts fit
+        make_optimizer(JointObjective(recipe.objective, recipe.encoder), recipe.optim)
+    identity = {
+        "preprocessing": store.preprocessing.hash,
+        "recipe": recipe.hash,
+        "store": store_hash(store),
+    }
+    require_same_recipe(folder, recipe)
+    for path in newest_first(folder / "checkpoints")[:1]:
+        with suppress(CheckpointError):  # damaged: the run looks for the one before
+            require_same_identity(read_checkpoint(path, verify=False).identity, identity)
+    return Plan(n_scans, maker, identity)
 
 
 @contextmanager

@@ -31,24 +31,17 @@ from headct.store.store import Store, open_store
 from headct.train.checkpoint import agreed_checkpoint, remove_leftovers, restore
 from headct.train.distribute import prepare, share_gradients, whole
 from headct.train.events import Events
-from headct.train.feed import Feed, PretrainBatch, view_maker
+from headct.train.feed import Feed, PretrainBatch
 from headct.train.hooks import trim_steps
 from headct.train.loop import LoopConfig, TrainState, fit
 from headct.train.memory import require_memory
 from headct.train.observe import Observed
 from headct.train.optim import make_optimizer
-from headct.train.preflight import (
-    only_writer,
-    require_grid,
-    require_same_recipe,
-    scans_per_rank,
-    store_hash,
-)
+from headct.train.preflight import checked_plan, only_writer
 from headct.train.recipe import PretrainRecipe
 from headct.train.runtime import Runtime, StopRequest, start_runtime
 from headct.train.saving import Checkpointer
 from headct.train.speed import find_peak
-from headct.train.trackers import require_trackers
 from headct.train.watch import LabelledSubset
 from headct.views.loader import ScanLoader
 
@@ -102,7 +95,6 @@ def pretrain(
             start_runtime(recipe.precision, threads, compute.rank_timeout_s)
         )
         run = PretrainRun(recipe, store, folder, runtime, watch)
-        require_same_recipe(folder, recipe)
         runtime.barrier()  # all have looked at RUN before the main rank writes there
         if runtime.is_main:
             stack.enter_context(only_writer(folder))
@@ -130,15 +122,11 @@ class PretrainRun:
         runtime: Runtime,
         watch: LabelledSubset | None = None,
     ) -> None:
-        require_grid(recipe, store)
-        if watch is not None:
-            store.preprocessing.require_same(
-                watch.store.preprocessing, "the store", "the store of the labelled scans"
-            )
+        plan = checked_plan(recipe, store, folder, runtime.world_size, watch)
         self.recipe, self.store, self.folder, self.runtime = recipe, store, folder, runtime
         self.loader = ScanLoader(
             store,
-            scans_per_rank(recipe, runtime.world_size),
+            plan.n_scans,
             recipe.seed,
             rank=runtime.rank,
             world_size=runtime.world_size,
@@ -146,22 +134,16 @@ class PretrainRun:
             max_unreadable_fraction=recipe.max_unreadable_fraction,
             readers=recipe.compute.readers,
         )
-        maker = view_maker(recipe, store)
         if (free := runtime.free_memory()) is not None:
-            require_memory(recipe, maker, free, runtime.world_size, runtime.dtype)
-        self.feed = Feed(self.loader, maker, recipe, runtime.device)
+            require_memory(recipe, plan.maker, free, runtime.world_size, runtime.dtype)
+        self.feed = Feed(self.loader, plan.maker, recipe, runtime.device)
         self.events = Events(folder, runtime)
         self.watch = watch
-        self.trackers = require_trackers(recipe.record.trackers) if runtime.is_main else []
         torch.manual_seed(recipe.seed)
         self.objective = self._make_objective()
         self.forward = prepare(self.objective, recipe.compute, runtime)
         self.state = TrainState(self.objective, make_optimizer(self.objective, recipe.optim))
-        self.identity = {
-            "preprocessing": store.preprocessing.hash,
-            "recipe": recipe.hash,
-            "store": store_hash(store),
-        }
+        self.identity = plan.identity
         self.checkpoints = Checkpointer(
             folder / "checkpoints",
             self.identity,
@@ -255,7 +237,6 @@ class PretrainRun:
             self.events,
             self._whole_objective,
             self.peak,
-            self.trackers,
             self.watch,
         )
 

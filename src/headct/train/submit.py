@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,23 @@ class Resources:
     partition: str | None = None
     cpus: int = 4
 
+    def __post_init__(self) -> None:
+        if self.gpus and self.tasks_per_node > self.gpus:
+            raise UsageError(
+                f"{self.tasks_per_node} ranks on each machine do not share {self.gpus} GPUs",
+                remedy="leave --tasks out: one rank for each of --gpus",
+            )
+
+    @property
+    def tasks_per_node(self) -> int:
+        """Ranks on each node."""
+        return self.tasks or max(1, self.gpus)
+
+    @property
+    def n_ranks(self) -> int:
+        """Ranks of the job."""
+        return self.nodes * self.tasks_per_node
+
 
 @dataclass(frozen=True)
 class Job:
@@ -50,18 +68,30 @@ class Job:
 
     def __call__(self) -> None:
         """Join the other ranks, work, and where it was stopped, come back later."""
+        from submitit import JobEnvironment
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         if self.work():
             # all ranks have saved; submitit's own handler queues the job again, from rank 0
             signal.raise_signal(signal.SIGUSR2)
+        else:
+            atexit.register(_remove_pickles, JobEnvironment().paths)
 
     def checkpoint(self) -> Any:
         """What submitit runs when it is the job's turn again: the same."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _remove_pickles(paths: Any) -> None:
+    """Of a run that is finished; until then Slurm may start the job again from its file.
+
+    Only as the process ends, since submitit writes the result, a None, after the work.
+    """
+    paths.submitted_pickle.unlink(missing_ok=True)
+    paths.result_pickle.unlink(missing_ok=True)
 
 
 def submit(work: Callable[[], bool], folder: Path, cluster: Cluster, resources: Resources) -> str:
@@ -92,7 +122,7 @@ def submit(work: Callable[[], bool], folder: Path, cluster: Cluster, resources: 
         executor.update_parameters(
             name="headct-pretrain",
             nodes=resources.nodes,
-            tasks_per_node=resources.tasks or max(1, resources.gpus),
+            tasks_per_node=resources.tasks_per_node,
             gpus_per_node=resources.gpus,
             cpus_per_task=resources.cpus,
             timeout_min=resources.minutes,

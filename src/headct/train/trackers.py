@@ -30,25 +30,19 @@ MLFLOW_URI = "MLFLOW_TRACKING_URI"
 LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
-def require_trackers(names: Sequence[str]) -> list[str]:
-    """The trackers that can be used.
-
-    TensorBoard is there by default, so that it is only noted where it is not installed.
+def require_trackers(names: Sequence[str]) -> None:
+    """Raise where a tracker cannot be used; TensorBoard, there by default, may be missing.
 
     Raises:
         UsageError: W&B or MLflow is asked for and not installed, or where MLflow is is not said.
     """
-    absent = [name for name in names if importlib.util.find_spec(LIBRARIES[name]) is None]
-    if wanted := [name for name in absent if name != "tensorboard"]:
+    if wanted := [name for name in names if name != "tensorboard" and not _is_installed(name)]:
         raise UsageError(
             f"not installed: {', '.join(wanted)}",
             remedy="pip install 'headct[track]', or --set record.trackers=[]",
         )
     if "mlflow" in names and not os.environ.get(MLFLOW_URI):
         raise UsageError("where is MLflow?", remedy=f"set {MLFLOW_URI}, e.g. http://host:5000")
-    if absent:
-        print("TensorBoard is not installed: pip install 'headct[track]'", file=sys.stderr)
-    return [name for name in names if name not in absent]
 
 
 @contextmanager
@@ -57,13 +51,22 @@ def open_trackers(
 ) -> Iterator[list[Sink]]:
     """Sinks for rows of metrics; a run that goes on writes to where it wrote before.
 
+    TensorBoard that is not installed is noted and left out.
+
     Args:
-        names: from `require_trackers`.
+        names: as in the recipe, checked by `require_trackers`.
         folder: RUN.
         recipe: of the run; shown as its settings.
     """
+    usable = [name for name in names if _is_installed(name)]
+    if len(usable) < len(names):
+        print("TensorBoard is not installed: pip install 'headct[track]'", file=sys.stderr)
     with ExitStack() as stack:
-        yield [stack.enter_context(OPENERS[name](folder, recipe)) for name in names]
+        yield [stack.enter_context(OPENERS[name](folder, recipe)) for name in usable]
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(LIBRARIES[name]) is not None
 
 
 @contextmanager
