@@ -1,5 +1,10 @@
 """Counted operations and estimated memory against what torch counts and keeps."""
 
+import re
+import shlex
+from importlib import resources
+from itertools import pairwise, takewhile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,11 +12,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from headct.config import builtin_names, load_recipe
 from headct.errors import TrainingError
 from headct.objective.joint import JointObjective
 from headct.train.cost import shape_of, step_flops, terms_at
 from headct.train.feed import view_maker
-from headct.train.memory import GIB, estimate_memory, require_memory
+from headct.train.fitting import require_memory
+from headct.train.memory import GIB, estimate_memory
 from headct.train.optim import make_optimizer
 from headct.train.recipe import PretrainRecipe
 from headct.volume.preprocessing import PRESETS
@@ -83,8 +90,6 @@ def test_estimated_activations_are_near_what_is_kept_for_the_backward_pass(name)
 
 
 def presets(name):
-    from headct.config import load_recipe
-
     of = load_recipe(name, PretrainRecipe)
     return of, view_maker(of, SimpleNamespace(preprocessing=PRESETS[name]))
 
@@ -128,6 +133,67 @@ def test_a_gpu_too_small_is_told_what_fits():
     assert dict(sets)["accumulate"].isdigit()
     changed = of.model_copy(update={"accumulate": int(dict(sets)["accumulate"])})
     assert require_memory(changed, maker, 80 * GIB).total < 80 * GIB
+
+
+def told_for(recipe, grid, gib, n_ranks=1):
+    maker = view_maker(recipe, SimpleNamespace(preprocessing=PRESETS[grid]))
     with pytest.raises(TrainingError) as told:
-        require_memory(of, maker, 2 * GIB)
-    assert "a smaller encoder" in told.value.remedy
+        require_memory(recipe, maker, gib * GIB, n_ranks)
+    return told.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "gib", "n_ranks", "part"),
+    [
+        ("base", "base", 4, 1, "width=384"),
+        ("large", "base", 2, 1, "width=192"),
+        ("large", "base", 10, 8, "fsdp"),
+        ("fmct-dino", "fmct-hu", 2, 1, "width=192"),
+    ],
+)
+def test_what_a_small_gpu_is_told_is_a_recipe_that_fits_it(name, grid, gib, n_ranks, part):
+    remedy = told_for(load_recipe(name, PretrainRecipe), grid, gib, n_ranks)
+    words = shlex.split(remedy)
+    sets = [after for word, after in pairwise(words) if word == "--set"]
+    assert part in " ".join(sets)
+    changed = load_recipe(name, PretrainRecipe, sets)
+    maker = view_maker(changed, SimpleNamespace(preprocessing=PRESETS[grid]))
+    needed = require_memory(changed, maker, gib * GIB, n_ranks).total
+    assert f"{needed / GIB:.1f} GiB" in remedy
+
+
+def test_where_nothing_fits_it_is_said():
+    assert "not even one scan" in told_for(load_recipe("base", PretrainRecipe), "base", 1)
+
+
+HEADERS = Path(str(resources.files("headct.recipes")))
+CARD = 78 * GIB
+"""What is free on a GPU of 80 GB."""
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_every_recipe_fits_gpus_of_80_gb_with_the_command_in_its_header(name):
+    """With as many processes as it names; where the header says how much, it is the estimate."""
+    lines = (HEADERS / f"{name}.toml").read_text().splitlines()
+    header = " ".join(line[1:] for line in takewhile(lambda line: line.startswith("#"), lines))
+    start = re.search(rf"(torchrun [^#]*)?headct pretrain {name} --store (\S+)", header)
+    ranks = re.search(r"--nproc-per-node (\d+)", start[1] or "")
+    n_ranks = int(ranks[1]) if ranks else 1
+    grid = "demo" if start[2] == "archive/pool" else re.search(r"--grid ([\w-]+)", header)[1]
+    of = load_recipe(name, PretrainRecipe)
+    maker = view_maker(of, SimpleNamespace(preprocessing=PRESETS[grid]))
+    needed = require_memory(of, maker, CARD, n_ranks).total
+    if said := re.search(r"by the estimate ([^:]*) GiB", header):
+        assert f"{needed / GIB:.0f}" in said[1].split()
+
+
+def test_commands_of_the_docs_on_several_gpus_fit_gpus_of_80_gb():
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "pretrain.md").read_text()
+    torchrun = r"--nproc-per-node (\d+) --no-python headct pretrain (\w+)"
+    commands = [(int(n), name) for n, name in re.findall(torchrun, page)]
+    slurm = r"headct pretrain (\w+) .*--submit slurm .*--nodes (\d+) --gpus (\d+)"
+    commands += [(int(n) * int(gpus), name) for name, n, gpus in re.findall(slurm, page)]
+    assert {name for _, name in commands} == {"base"}
+    for n_ranks, name in commands:
+        of, maker = presets(name)
+        require_memory(of, maker, CARD, n_ranks)

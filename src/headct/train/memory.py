@@ -1,24 +1,23 @@
-"""How much device memory a run needs, and which settings make it fit, before the first step."""
+"""How much device memory a run needs, before the first step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
-from headct.errors import TrainingError
 from headct.model.architecture import EncoderConfig
+from headct.objective.config import JointConfig
 from headct.objective.joint import JointObjective
 from headct.train.cost import TERMS, StepShape, largest_shape
-from headct.train.optim import make_optimizer
+from headct.train.optim import OptimConfig, make_optimizer
 from headct.train.recipe import PretrainRecipe
 from headct.views.batch import ViewMaker
 
 GIB = 2**30
 CONTEXT_BYTES = GIB
 """Of CUDA itself, its libraries' workspaces and what the allocator cannot use."""
-HEADROOM = 1.05
-"""The estimate is held against the free memory with this factor."""
 VIEW_COPIES = 5
 """Copies of the large views while they are augmented."""
 BATCHES_ALIVE = 2
@@ -74,103 +73,43 @@ def estimate_memory(
     )
 
 
-def require_memory(
-    recipe: PretrainRecipe,
-    maker: ViewMaker,
-    available: int,
-    world_size: int = 1,
-    dtype: torch.dtype = torch.bfloat16,
-) -> MemoryEstimate:
-    """Raise where the run would not fit, with the settings that would.
+@dataclass(frozen=True)
+class _Counts:
+    """Numbers of an objective: all, trained, in buffers, moved by Muon, in its largest shard."""
 
-    Args:
-        recipe: as for `estimate_memory`, as are `maker`, `world_size` and `dtype`.
-        maker: of its views.
-        available: free bytes of the device.
-        world_size: ranks.
-        dtype: of the matrix products.
+    n_all: int
+    n_trained: int
+    n_buffers: int
+    n_muon: int
+    largest: int
 
-    Raises:
-        TrainingError: too little memory; the message says how much is needed.
-    """
-    estimate = estimate_memory(recipe, maker, world_size, dtype)
-    if estimate.total * HEADROOM <= available:
-        return estimate
-    raise TrainingError(
-        f"the recipe needs about {estimate.total / GIB:.1f} GiB on each GPU"
-        f" ({estimate.state / GIB:.1f} for weights and moments, {estimate.activations / GIB:.1f}"
-        f" for activations), and {available / GIB:.1f} GiB are free",
-        remedy=_what_fits(recipe, maker, available, world_size, dtype),
-        code="gpu-too-small",
+
+@lru_cache
+def _counts(objective: JointConfig, encoder: EncoderConfig, optim: OptimConfig) -> _Counts:
+    with torch.device("meta"):
+        made = JointObjective(objective, encoder)
+    groups = make_optimizer(made, optim).param_groups
+    heads = [] if made.distillation is None else [made.distillation]
+    parts = (made.student.blocks[0], *heads)
+    return _Counts(
+        sum(p.numel() for p in made.parameters()),
+        sum(p.numel() for p in made.parameters() if p.requires_grad),
+        sum(b.numel() for b in made.buffers()),
+        sum(p.numel() for group in groups if group.get("muon") for p in group["params"]),
+        max(sum(p.numel() for p in part.parameters()) for part in parts),
     )
-
-
-def _what_fits(
-    recipe: PretrainRecipe, maker: ViewMaker, available: int, world_size: int, dtype: torch.dtype
-) -> str:
-    """The first change of the recipe that fits, cheapest first, as --set."""
-    strategies = ("ddp", "fsdp") if world_size > 1 else (recipe.compute.strategy,)
-    for strategy in strategies:
-        for recomputed in (False, True):
-            for accumulate in _ways_to_split(recipe, world_size):
-                wanted = {
-                    "accumulate": accumulate,
-                    "compute.activation_checkpointing": recomputed,
-                    "compute.strategy": strategy,
-                }
-                changed = _changed(recipe, accumulate, recomputed, strategy)
-                needed = estimate_memory(changed, maker, world_size, dtype).total
-                if needed * HEADROOM <= available:
-                    now = recipe.settings()
-                    sets = [f"--set {k}={_toml(v)}" for k, v in wanted.items() if now[k] != v]
-                    return f"{' '.join(sets)} needs about {needed / GIB:.1f} GiB"
-    return "take a smaller encoder (the recipe small, then demo), or more GPUs with --set" + (
-        " compute.strategy=fsdp"
-    )
-
-
-def _ways_to_split(recipe: PretrainRecipe, world_size: int) -> list[int]:
-    share = recipe.batch // world_size
-    return [n for n in range(recipe.accumulate, share + 1) if share % n == 0]
-
-
-def _changed(
-    recipe: PretrainRecipe, accumulate: int, recomputed: bool, strategy: str
-) -> PretrainRecipe:
-    compute = recipe.compute.model_copy(
-        update={"activation_checkpointing": recomputed, "strategy": strategy}
-    )
-    return recipe.model_copy(update={"accumulate": accumulate, "compute": compute})
-
-
-def _toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _state(recipe: PretrainRecipe, world_size: int, dtype: torch.dtype) -> int:
     """Weights, gradients and the optimizer's moments in float32; copies for the products."""
-    with torch.device("meta"):
-        objective = JointObjective(recipe.objective, recipe.encoder)
-    n_all = sum(p.numel() for p in objective.parameters())
-    n_trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    n_buffers = sum(b.numel() for b in objective.buffers())
-    groups = make_optimizer(objective, recipe.optim).param_groups
-    n_muon: int = sum(p.numel() for group in groups if group.get("muon") for p in group["params"])
-    sharded = 4 * n_all + 12 * n_trained - 4 * n_muon  # Muon has one moment, AdamW two
-    copies = dtype.itemsize * n_all if dtype.itemsize < 4 else 0  # autocast's, for one forward pass
+    n = _counts(recipe.objective, recipe.encoder, recipe.optim)
+    sharded = 4 * n.n_all + 12 * n.n_trained - 4 * n.n_muon  # Muon has one moment, AdamW two
+    copies = dtype.itemsize * n.n_all if dtype.itemsize < 4 else 0  # autocast's, for one pass
     if world_size == 1:
-        return sharded + copies + 4 * n_buffers
+        return sharded + copies + 4 * n.n_buffers
     if recipe.compute.strategy == "fsdp":
-        largest = max(
-            sum(p.numel() for p in part.parameters())
-            for part in (objective.student.blocks[0], *_heads(objective))
-        )
-        return sharded // world_size + copies + 3 * 4 * largest + 4 * n_buffers
-    return sharded + copies + 4 * n_trained + 4 * n_buffers  # and DDP's buckets of gradients
-
-
-def _heads(objective: JointObjective) -> list[torch.nn.Module]:
-    return [] if objective.distillation is None else [objective.distillation]
+        return sharded // world_size + copies + 3 * 4 * n.largest + 4 * n.n_buffers
+    return sharded + copies + 4 * n.n_trained + 4 * n.n_buffers  # and DDP's buckets of gradients
 
 
 def _activations(recipe: PretrainRecipe, shape: StepShape, dtype: torch.dtype) -> int:

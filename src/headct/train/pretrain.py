@@ -32,9 +32,9 @@ from headct.train.checkpoint import agreed_checkpoint, remove_leftovers, restore
 from headct.train.distribute import prepare, share_gradients, whole
 from headct.train.events import Events
 from headct.train.feed import Feed, PretrainBatch
+from headct.train.fitting import require_memory
 from headct.train.hooks import trim_steps
 from headct.train.loop import LoopConfig, TrainState, fit
-from headct.train.memory import require_memory
 from headct.train.observe import Observed
 from headct.train.optim import make_optimizer
 from headct.train.preflight import checked_plan, only_writer
