@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,7 @@ from headct.run import read_jsonl
 from headct.train import trackers as module
 from headct.train.trackers import numbers, open_trackers, require_trackers
 
-from .tiny import recipe
+from .tiny import headct_pretrain, make_store, recipe, write_recipe
 
 ROWS = [
     {"step": 1, "seen_scans": 4, "loss": 2.5, "mae_loss": None, "applied": True, "lr": 1e-3},
@@ -99,6 +101,32 @@ def test_wandb_without_a_network_writes_one_run_folder(tmp_path, monkeypatch):
     assert b"mae_loss" in data
     assert b"n_global" in data, "the recipe"
     assert b"ward-7-workstation" not in data
+    assert not list(folder.rglob("requirements.txt")), "what else is installed here"
+
+
+def test_the_setting_of_the_docs_reaches_all_three_and_no_network(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    for needed in ("alembic", "wandb", "tensorboard"):
+        pytest.importorskip(needed)
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "pretrain.md"
+    (setting,) = set(re.findall(r'--set "(record.trackers=.*?)"', page.read_text()))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    store, toml = make_store(tmp_path / "store"), write_recipe(tmp_path / "tiny.toml", steps=2)
+    run = tmp_path / "run"
+    done = headct_pretrain(toml, "--store", store, "--out", run, "--set", setting)
+    assert done.returncode == 0, done.stderr
+    assert len(list((run / "tensorboard").iterdir())) == 1
+    assert len(list((run / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    client = mlflow.MlflowClient(uri)
+    (sent,) = client.search_runs([client.get_experiment_by_name("headct").experiment_id])
+    rows = list(read_jsonl(run / "metrics.jsonl"))
+    assert sent.info.run_id in (run / "trackers.json").read_text()
+    assert sent.info.run_name == sent.data.params["name"].strip('"') == "tiny"
+    assert [m.value for m in client.get_metric_history(sent.info.run_id, "loss")] == [
+        row["loss"] for row in rows
+    ]
 
 
 def test_what_is_not_installed_is_said_before_anything_starts(tmp_path, monkeypatch, capsys):
@@ -119,8 +147,6 @@ def test_what_is_not_installed_is_said_before_anything_starts(tmp_path, monkeypa
 def test_metrics_of_a_run_are_in_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from headct.train.pretrain import pretrain
-
-    from .tiny import make_store
 
     store = make_store(tmp_path / "store")
     pretrain(recipe(steps=2), store, tmp_path / "run", threads=1)

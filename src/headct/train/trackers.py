@@ -112,6 +112,7 @@ def _wandb(folder: Path, recipe: PretrainRecipe) -> Iterator[Sink]:
         x_disable_meta=True,
         x_disable_stats=True,
         x_disable_machine_info=True,
+        x_save_requirements=False,
     )
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
