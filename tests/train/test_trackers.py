@@ -104,6 +104,7 @@ def test_wandb_without_a_network_writes_one_run_folder(tmp_path, monkeypatch):
     assert not list(folder.rglob("requirements.txt")), "what else is installed here"
 
 
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own database library
 def test_the_setting_of_the_docs_reaches_all_three_and_no_network(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     for needed in ("alembic", "wandb", "tensorboard"):
