@@ -16,15 +16,12 @@ from headct.objective.agreement import (
     view_cross_entropy,
     view_distance,
 )
-from headct.objective.dino import (
-    Centring,
+from headct.objective.dino import Centring, CodingRate, Sinkhorn, self_distillation
+from headct.objective.dino_config import (
     CentringConfig,
     ClsConfig,
-    CodingRate,
     CodingRateConfig,
-    Sinkhorn,
     SinkhornConfig,
-    self_distillation,
 )
 
 SMALL = {"hidden": 16, "out": 8}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
 from headct.objective.guards import alarms, cls_std, effective_rank, entropy_shares
+
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "objectives.md"
 
 
 def test_cls_std_is_one_on_a_sphere_and_zero_at_a_point() -> None:
@@ -55,6 +59,23 @@ def test_entropies_are_shares_of_log_k() -> None:
     assert of_mean.item() == pytest.approx(0)
     of_mean, mean_of = entropy_shares(torch.full((3, 4), 0.25))
     assert mean_of.item() == pytest.approx(1)
+
+
+def test_the_page_says_which_numbers_an_alarm_looks_at() -> None:
+    class Asked(dict[str, float]):
+        names: ClassVar[set[str]] = set()
+
+        def get(self, name: str, default: float) -> float:  # type: ignore[override]
+            self.names.add(name)
+            return super().get(name, default)
+
+    alarms(Asked(cls_loss=1.0))
+    rows = [
+        line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| `")
+    ]
+    told = {row[0].strip(" `") for row in rows if len(row) == 4 and row[3].strip() == "alarm"}
+    assert told == Asked.names
+    assert len(told) == 3
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from headct.errors import UsageError
 from headct.model.architecture import ENCODERS
 from headct.model.tokens import gather_patches, to_channels, window_tensors
 from headct.objective.config import DecoderConfig, JointConfig
-from headct.objective.dino import ClsConfig
+from headct.objective.dino_config import ClsConfig
 from headct.objective.joint import JointObjective, follow
 from headct.objective.mae import (
     LatConfig,

@@ -9,7 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from headct.objective.dino import ClsConfig, CodingRate, Sinkhorn, SinkhornConfig
+from headct.objective.dino import CodingRate, Sinkhorn
+from headct.objective.dino_config import ClsConfig, SinkhornConfig
 from headct.objective.ranks import gathered, mean_over_ranks, own_rows
 
 SMALL = {"hidden": 16, "out": 8}

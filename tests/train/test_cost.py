@@ -17,7 +17,7 @@ from headct.errors import TrainingError
 from headct.objective.joint import JointObjective
 from headct.train.cost import shape_of, step_flops, terms_at
 from headct.train.feed import view_maker
-from headct.train.fitting import require_memory
+from headct.train.fitting import out_of_memory, require_memory
 from headct.train.memory import GIB, estimate_memory
 from headct.train.optim import make_optimizer
 from headct.train.recipe import PretrainRecipe
@@ -121,6 +121,21 @@ def test_sharding_splitting_and_recomputing_need_less():
     spared = estimate_memory(of.model_copy(update={"compute": compute}), maker, 8)
     assert spared.activations < 0.5 * plain.activations
     assert spared.state < 0.5 * plain.state
+
+
+def test_a_remedy_for_memory_keeps_two_scans_for_the_coding_rate():
+    of, maker = presets("small")
+    of = of.model_copy(update={"batch": 4})
+    seen = []
+    for gib in range(1, 12):
+        try:
+            require_memory(of, maker, gib * GIB)
+        except TrainingError as told:
+            seen += re.findall(r"accumulate=(\d+)", told.remedy)
+    assert set(seen) == {"2"}
+    assert "accumulate=2," in out_of_memory(of, 3).remedy
+    remedy = out_of_memory(of.model_copy(update={"accumulate": 2}), 3).remedy
+    assert remedy == "--set compute.activation_checkpointing=true"
 
 
 def test_a_gpu_too_small_is_told_what_fits():

@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from headct.config import load_recipe
+from headct.cli.pretrain import Call
+from headct.config import load_recipe, to_toml
 from headct.errors import (
     CheckpointError,
     HeadctError,
@@ -19,6 +20,7 @@ from headct.run import read_jsonl
 from headct.store.lock import WriterLock
 from headct.train import pretrain as module
 from headct.train.checkpoint import latest_checkpoint
+from headct.train.preflight import what_is_left_out
 from headct.train.pretrain import pretrain
 from headct.train.recipe import PretrainRecipe
 from headct.volume.preprocessing import Preprocessing, Stretch
@@ -299,6 +301,61 @@ def test_a_crop_larger_than_the_field_of_view_is_an_error(store, tmp_path):
 def test_a_folder_that_is_no_run_is_an_error(store, tmp_path):
     (tmp_path / "letter.txt").write_text("dear all")
     refused(UsageError, "holds no run", recipe(), store, tmp_path)
+
+
+def test_crops_of_one_patch_are_an_error_where_they_are_masked(tmp_path):
+    grid = Preprocessing(shape_zyx=(8, 8, 8), spacing_mm_zyx=GRID.spacing_mm_zyx)
+    tiny = recipe(views={"crop": {"global_fraction": (0.5, 1.0), "n_local": 0}})
+    store = make_store(tmp_path / "s", 4, grid)
+    refused(UsageError, "a single patch", tiny, store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def with_koleo(**changes):
+    cls = {"weight": 0.2, "ramp": (0, 0), "hidden": 32, "out": 16, "objective": "sinkhorn"}
+    terms = {"decoder": {"width": 24, "heads": 2, "depth": 1}, "cls": cls | changes.pop("cls", {})}
+    return recipe(**({"batch": 16, "steps": 2, "objective": terms} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_scans"),
+    [({}, None), ({"accumulate": 2}, 8), ({"batch": 15}, 15)],
+)
+def test_koleo_is_told_where_it_is_left_out(store, tmp_path, monkeypatch, capsys, changes, n_scans):
+    told, real = [], module.fit
+
+    def fit(*arguments, **how):
+        told.append(capsys.readouterr().err)
+        return real(*arguments, **how)
+
+    monkeypatch.setattr(module, "fit", fit)
+    pretrain(with_koleo(**changes), store, tmp_path / "run", threads=1)
+    started = next(read_jsonl(tmp_path / "run" / "events.jsonl"))
+    rows = list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))
+    assert all(("koleo_loss" in row) is (n_scans is None) for row in rows)
+    assert ("KoLeo is left out" in told[0]) is (n_scans is not None)
+    assert len(started["left_out"]) == (n_scans is not None)
+    for text in started["left_out"]:
+        assert text in told[0]
+        assert f"a rank has {n_scans} " in text
+
+
+def test_koleo_that_is_left_out_is_told_to_who_queues_the_run(store, tmp_path, capsys):
+    (tmp_path / "r.toml").write_text(to_toml(with_koleo()))
+    call = Call(str(tmp_path / "r.toml"), store, tmp_path / "run", (), 1, None, None, None)
+    call.require_sound(1)
+    assert capsys.readouterr().err == ""
+    call.require_sound(2)
+    assert "a rank has 8 (16 in 2 ranks x 1 micro-batches)" in capsys.readouterr().err
+
+
+def test_koleo_is_left_out_by_more_ranks_and_where_that_is_meant_nothing_is_said():
+    assert not what_is_left_out(with_koleo(), 1)
+    (text,) = what_is_left_out(with_koleo(), 2)
+    assert "a rank has 8 (16 in 2 ranks x 1 micro-batches)" in text
+    assert "--set objective.cls.sinkhorn.koleo=0" in text
+    assert not what_is_left_out(with_koleo(cls={"sinkhorn": {"koleo": 0}}), 2)
+    assert not what_is_left_out(recipe(), 2)
 
 
 def test_a_batch_that_cannot_be_shared_is_an_error(store, tmp_path):

@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -122,7 +123,16 @@ def test_a_key_of_a_preset_encoder_comes_with_a_remedy_that_works():
         ("views.augment.noise.probability=2", "noise.probability"),
         ("objective.cls={weight=0, objective='sinkhorn'}", "prototypes without a CLS term"),
         ("objective.cls={weight=0, sinkhorn={n_prototypes=9}}", "prototypes without a CLS term"),
+        ("objective.cls.sinkhorn.n_prototypes=64", "never reads sinkhorn.n_prototypes"),
+        ("objective.cls.centring.koleo=0.1", "never reads centring.koleo"),
+        (
+            "objective.cls={objective='sinkhorn', coding_rate={gamma=0.1}}",
+            "never reads coding_rate.gamma: set objective.cls.objective=coding-rate",
+        ),
         ("views.crop={n_global=1, n_local=0}", "there is one"),
+        ("encoder={preset='demo', n_tokens=1}", "raise encoder.n_tokens"),
+        ("batch=1", "batch=1 with accumulate=1 gives it one: raise batch"),
+        ("accumulate=16", "batch=16 with accumulate=16 gives it one: raise batch, lower"),
         ("views.mask.ratio=[0, 0]", "views.mask.ratio can be 0"),
         ("views.mask.ratio=[0.8, 0.5]", "smallest <= largest"),
         ("views.mask.ratio=[0.5, 1.1]", "smallest <= largest"),
@@ -134,6 +144,40 @@ def test_faults_are_named(setting, words):
     with pytest.raises(UsageError) as error:
         load_recipe("demo", PretrainRecipe, [setting])
     assert words in error.value.message
+
+
+def test_a_section_that_is_not_read_is_dropped_as_the_message_says():
+    with pytest.raises(UsageError) as error:
+        load_recipe("base", PretrainRecipe, ["objective.cls.objective=coding-rate"])
+    settings = re.findall(r'--set "([^"]*)"', error.value.message)
+    changed = load_recipe(
+        "base", PretrainRecipe, ["objective.cls.objective=coding-rate", *settings]
+    )
+    assert changed.objective.cls.objective == "coding-rate"
+    assert changed.objective.cls.weight == 0.05
+    read = load_recipe(
+        "demo",
+        PretrainRecipe,
+        ["objective.cls.sinkhorn.n_prototypes=64", "objective.cls.objective=sinkhorn"],
+    )
+    assert read.objective.cls.prototypes.n_prototypes == 64
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["objective.cls.objective=sinkhorn"],
+        ["objective.cls={weight=0}"],
+        ["batch=2"],
+    ],
+)
+def test_one_scan_at_a_time_is_refused_for_the_coding_rate_alone(settings):
+    assert load_recipe("demo", PretrainRecipe, ["batch=1", *settings]).steps == 260
+
+
+def test_one_patch_is_enough_where_nothing_is_masked():
+    settings = ["encoder={preset='demo', n_tokens=1}"]
+    assert load_recipe("dino", PretrainRecipe, settings).encoder.n_tokens == 1
 
 
 def test_the_hash_leaves_out_what_changes_nothing():

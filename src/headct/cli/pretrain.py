@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -128,7 +129,7 @@ class Call:
         return train(recipe, self.store, self.out, threads=self.threads, watch=watch)
 
     def require_sound(self, n_ranks: int) -> None:
-        """Raise, before a job waits in a queue, what the run would before its first step."""
+        """Raise and say, before a job waits, what the run would before its first step."""
         from headct.config import load_recipe
         from headct.store.store import open_store
         from headct.train.preflight import checked_plan
@@ -136,7 +137,9 @@ class Call:
 
         recipe = load_recipe(self.recipe, PretrainRecipe, self.overrides)
         watch = self._watch(recipe.seed)
-        checked_plan(recipe, open_store(self.store), self.out, n_ranks, watch)
+        plan = checked_plan(recipe, open_store(self.store), self.out, n_ranks, watch)
+        for text in plan.left_out:
+            print(text, file=sys.stderr)
 
     def absolute(self) -> Call:
         """The same from whatever folder it is called."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from headct.config import Config, NotNegative
-from headct.objective.dino import ClsConfig
+from headct.objective.dino_config import ClsConfig
 from headct.objective.gram import GramConfig
 from headct.objective.mae import LatConfig, MaeConfig
 from headct.objective.windows import WindowContrast

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from headct.config import Config, Positive, Range
 from headct.model.heads import ProjectionHead
 from headct.objective.agreement import (
     centred_targets,
@@ -26,80 +23,11 @@ from headct.objective.agreement import (
     view_cross_entropy,
     view_distance,
 )
+from headct.objective.dino_config import KOLEO_FROM_SCANS, ClsConfig, PrototypeConfig
 from headct.objective.guards import entropy_shares
-from headct.objective.mae import TermConfig
 from headct.objective.ranks import gathered, mean_over_ranks, own_rows
 
-KOLEO_FROM_SCANS = 16
 Terms = tuple[Tensor, dict[str, Tensor]]
-
-
-class CodingRateConfig(Config):
-    """Spread by coding rate."""
-
-    gamma: float = Field(default=0.005, gt=0.0)
-    """Weight of the coding rate against the distance between views, at the start."""
-    eps: float = Field(default=0.5, gt=0.0)
-    """Distortion of the code; larger looks at coarser structure."""
-    distance_band: Range = (0.05, 0.25)
-    """Mean cosine distance between views that gamma is steered to stay in."""
-    steer: float = Field(default=0.02, ge=0.0, lt=1.0)
-    """Share by which gamma changes after a step outside the band; 0 keeps gamma."""
-
-
-class PrototypeConfig(Config):
-    """What objectives with prototypes share."""
-
-    n_prototypes: int = Field(default=1024, gt=1)
-    """65,536 for a global batch >= 1,024; 8,192 at 256; 1,024 at 64."""
-    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
-    """At the start, and from `warm_fraction` of the run on."""
-    warm_fraction: float = Field(default=0.3, gt=0.0, le=1.0)
-    """Share of the run over which the teacher's temperature rises."""
-    student_temperature: float = Field(default=0.1, gt=0.0)
-    frozen_fraction: float = Field(default=0.02, ge=0.0, le=1.0)
-    """Share of the run in which prototypes get no gradient."""
-    koleo: float = Field(default=0.1, ge=0.0)
-    """Weight of KoLeo on CLS; left out under 16 scans."""
-
-
-class SinkhornConfig(PrototypeConfig):
-    """Prototypes with evened-out teacher targets."""
-
-    n_iterations: int = Field(default=3, gt=0)
-    """Sinkhorn-Knopp iterations."""
-    n_queue: int = Field(default=2048, ge=0)
-    """Teacher vectors of earlier steps that take part in evening out; for global batches < 256."""
-
-
-class CentringConfig(PrototypeConfig):
-    """Prototypes with centred and sharpened teacher targets, as DINO was published."""
-
-    n_prototypes: int = Field(default=65_536, gt=1)
-    centre_momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Of the moving average of the teacher's logits that is subtracted from them."""
-    koleo: float = Field(default=0.0, ge=0.0)
-
-
-class ClsConfig(TermConfig):
-    """L_cls."""
-
-    weight: float = Field(default=1.0, ge=0.0)
-    ramp: tuple[float, float] = (0.1, 0.3)
-    objective: Literal["coding-rate", "sinkhorn", "centring"] = "coding-rate"
-    hidden: int = Field(default=2048, gt=0)
-    """Width of the projection head."""
-    out: int = Field(default=256, gt=0)
-    """Length of its unit vector."""
-    coding_rate: CodingRateConfig = CodingRateConfig()
-    sinkhorn: SinkhornConfig = SinkhornConfig()
-    centring: CentringConfig = CentringConfig()
-
-    @property
-    def has_prototypes(self) -> bool:
-        """Whether the recipe asks for prototypes."""
-        asked = self.sinkhorn != SinkhornConfig() or self.centring != CentringConfig()
-        return asked or self.objective != "coding-rate"
 
 
 class SelfDistillation(nn.Module):

@@ -50,6 +50,18 @@ def require_memory(
     )
 
 
+def out_of_memory(recipe: PretrainRecipe, step: int) -> TrainingError:
+    """What to raise where memory ran out after all, with the settings that need less."""
+    sets = ["--set compute.activation_checkpointing=true"]
+    if recipe.batch >= 2 * recipe.accumulate * recipe.fewest_scans:
+        sets.insert(0, f"--set accumulate={2 * recipe.accumulate}")
+    return TrainingError(
+        f"the GPU has no memory left after step {step}",
+        remedy=", or ".join(sets),
+        code="out-of-memory",
+    )
+
+
 def _what_fits(
     recipe: PretrainRecipe, maker: ViewMaker, available: int, world_size: int, dtype: torch.dtype
 ) -> str:
@@ -61,8 +73,9 @@ def _what_fits(
         needed = estimate_memory(changed, maker, world_size, dtype).total
         if needed * HEADROOM <= available:
             return f"{' '.join(_settings(recipe, changed))} needs about {needed / GIB:.1f} GiB"
+    fewest = "one scan" if recipe.fewest_scans <= world_size else "two scans"
     return (
-        f"not even one scan at a time and an encoder of the size of {SIZES[-1]} fit: take a GPU"
+        f"not even {fewest} at a time and an encoder of the size of {SIZES[-1]} fit: take a GPU"
         " with more memory, or ingest on a coarser grid (headct ingest --grid demo)"
     )
 
@@ -70,11 +83,12 @@ def _what_fits(
 def _changes(recipe: PretrainRecipe, world_size: int) -> Iterator[PretrainRecipe]:
     strategies = ("ddp", "fsdp") if world_size > 1 else (recipe.compute.strategy,)
     share = recipe.batch // world_size
+    most = min(share, recipe.batch // recipe.fewest_scans)
     for encoder in (recipe.encoder, *_smaller(recipe.encoder)):
         for strategy in strategies:
             for recomputed in (False, True):
                 compute = {"activation_checkpointing": recomputed, "strategy": strategy}
-                for accumulate in range(recipe.accumulate, share + 1):
+                for accumulate in range(recipe.accumulate, most + 1):
                     if share % accumulate == 0:
                         changes = {
                             "encoder": encoder,

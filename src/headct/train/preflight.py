@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from headct.config import load_recipe
 from headct.errors import CheckpointError, MismatchError, StoreError, UsageError
 from headct.model.tokens import grid_shape
+from headct.objective.dino_config import KOLEO_FROM_SCANS
 from headct.objective.joint import JointObjective
 from headct.store.lock import WriterLock
 from headct.store.store import Store
@@ -38,11 +40,13 @@ class Plan:
         n_scans: of one micro-batch on one rank.
         maker: of its views.
         identity: what must stay the same for the run to go on.
+        left_out: what the recipe asks for and will not get, in words.
     """
 
     n_scans: int
     maker: ViewMaker
     identity: dict[str, str]
+    left_out: list[str]
 
 
 def checked_plan(
@@ -74,6 +78,7 @@ def checked_plan(
         )
     n_scans = scans_per_rank(recipe, world_size)
     maker = view_maker(recipe, store)
+    require_patches_to_mask(recipe, maker)
     require_trackers(recipe.record.trackers)
     with torch.device("meta"):  # no memory, no numbers: only whether its parts fit
         make_optimizer(JointObjective(recipe.objective, recipe.encoder), recipe.optim)
@@ -86,7 +91,7 @@ def checked_plan(
     for path in newest_first(folder / "checkpoints")[:1]:
         with suppress(CheckpointError):  # damaged: the run looks for the one before
             require_same_identity(read_checkpoint(path, verify=False).identity, identity)
-    return Plan(n_scans, maker, identity)
+    return Plan(n_scans, maker, identity, what_is_left_out(recipe, world_size))
 
 
 @contextmanager
@@ -163,6 +168,30 @@ def scans_per_rank(recipe: PretrainRecipe, world_size: int) -> int:
             remedy="choose a batch that is a multiple of both",
         )
     return share
+
+
+def require_patches_to_mask(recipe: PretrainRecipe, maker: ViewMaker) -> None:
+    """Raise where a large crop can be too small for a mask."""
+    fewest = math.prod(min(n) // p for n, p in zip(maker.global_edges, maker.patch, strict=True))
+    if recipe.views.mask.ratio[1] > 0 and fewest < 2:
+        raise UsageError(
+            "a global crop can be a single patch, and a mask leaves one to see and one to predict",
+            remedy="raise views.crop.global_fraction, or take smaller patches",
+        )
+
+
+def what_is_left_out(recipe: PretrainRecipe, world_size: int) -> list[str]:
+    """What the recipe asks for and its shares of the batch are too small for, in words."""
+    cls = recipe.objective.cls
+    n_scans = scans_per_rank(recipe, world_size)
+    if cls.prototypes is None or cls.prototypes.koleo == 0 or n_scans >= KOLEO_FROM_SCANS:
+        return []
+    return [
+        f"KoLeo is left out: it compares {KOLEO_FROM_SCANS} scans or more, and a micro-batch of a"
+        f" rank has {n_scans} ({recipe.batch} in {world_size} ranks x {recipe.accumulate}"
+        " micro-batches); lower accumulate, take fewer ranks or raise batch, or, where that is"
+        f" meant, --set objective.cls.{cls.objective}.koleo=0"
+    ]
 
 
 def store_hash(store: Store) -> str:

@@ -13,6 +13,7 @@ RUN/bundle/           the encoder for use; there when the run is finished
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ import torch
 from torch import Tensor
 
 from headct import __version__
-from headct.errors import TrainingError
 from headct.model.bundle import save_bundle
 from headct.objective.joint import JointObjective
 from headct.run import git_commit, write_run_record
@@ -32,7 +32,7 @@ from headct.train.checkpoint import agreed_checkpoint, remove_leftovers, restore
 from headct.train.distribute import prepare, share_gradients, whole
 from headct.train.events import Events
 from headct.train.feed import Feed, PretrainBatch
-from headct.train.fitting import require_memory
+from headct.train.fitting import out_of_memory, require_memory
 from headct.train.hooks import trim_steps
 from headct.train.loop import LoopConfig, TrainState, fit
 from headct.train.observe import Observed
@@ -102,15 +102,6 @@ def pretrain(
         return run.go(stop)
 
 
-def _out_of_memory(recipe: PretrainRecipe, step: int) -> TrainingError:
-    return TrainingError(
-        f"the GPU has no memory left after step {step}",
-        remedy=f"--set accumulate={2 * recipe.accumulate}, or"
-        " --set compute.activation_checkpointing=true",
-        code="out-of-memory",
-    )
-
-
 class PretrainRun:
     """One run on one rank: its parts, checked against each other before the first step."""
 
@@ -143,7 +134,7 @@ class PretrainRun:
         self.objective = self._make_objective()
         self.forward = prepare(self.objective, recipe.compute, runtime)
         self.state = TrainState(self.objective, make_optimizer(self.objective, recipe.optim))
-        self.identity = plan.identity
+        self.identity, self.left_out = plan.identity, plan.left_out
         self.checkpoints = Checkpointer(
             folder / "checkpoints",
             self.identity,
@@ -177,7 +168,7 @@ class PretrainRun:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            told = _out_of_memory(self.recipe, self.state.step)
+            told = out_of_memory(self.recipe, self.state.step)
             self.events.failed(self.state.step, told)
             raise told from error
         except Exception as error:
@@ -279,8 +270,11 @@ class PretrainRun:
             trim_steps(self.folder / name, self.state.step)
         self.events.forget_unreadable(after=self.state.step)
         self.events.tell_what_differs()
+        for text in self.left_out:
+            print(text, file=sys.stderr)
         peak = {"peak_tflops": self.peak.flops / 1e12, "peak_from": self.peak.source}
-        self.events.note("resumed" if resumed else "started", self.state.step, peak)
+        more = peak | {"left_out": self.left_out}
+        self.events.note("resumed" if resumed else "started", self.state.step, more)
 
     @property
     def _is_done(self) -> bool:

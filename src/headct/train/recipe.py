@@ -114,7 +114,28 @@ class PretrainRecipe(Config):
                 "objective.mae and lat predict masked patches, and views.mask.ratio can be 0:"
                 " raise it, or set their weights to 0"
             )
+        if masked[1] > 0 and self.encoder.n_tokens < 2:
+            raise ValueError(
+                f"encoder.n_tokens={self.encoder.n_tokens} leaves nothing to mask: a view needs at"
+                " least 2 patches, one to see and one to predict; raise encoder.n_tokens"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _scans_are_compared(self) -> PretrainRecipe:
+        if self.batch == self.accumulate and self.fewest_scans > 1:
+            raise ValueError(
+                f"objective.cls by coding-rate keeps the scans of a micro-batch apart, and batch="
+                f"{self.batch} with accumulate={self.accumulate} gives it one: raise batch, lower"
+                " accumulate, or set objective.cls.weight=0"
+            )
+        return self
+
+    @property
+    def fewest_scans(self) -> int:
+        """Scans that a micro-batch of all ranks together needs."""
+        cls = self.objective.cls
+        return 2 if cls.weight > 0 and cls.objective == "coding-rate" else 1
 
     @property
     def hash(self) -> str:
