@@ -23,7 +23,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SPEED = ("base:96:24:joint,fmct-dino,fmct-mae", "small:128:64:joint,mae")
-COLUMNS = ("scans_per_s", "ms_per_scan", "views_ms_per_scan", "mfu", "mfu_without_views", "peak_gb")
+COLUMNS = ("scans_per_s", "ms_per_scan", "views_ms_per_scan", "mfu", "mfu_without_views")
+COLUMNS += ("mfu_of_makers_rate", "peak_gb")
 
 
 def script(name: str, *arguments: str) -> list[str]:

@@ -10,7 +10,9 @@ the other in this process, on heads of noise.
 - `mae`, `mae+lat`, `joint`: ours; `joint` has every term on from the first step.
 - `fmct-dino`, `fmct-mae`: the faithful recipes, every patch computed, every crop stretched.
 - `tflops` counts the products of model and decoder, forward and backward; `mfu` is over the rate of
-  a large matrix product in the same precision on the same device, measured in the same call.
+  a large matrix product in the same precision on the same device, measured in the same call;
+  `mfu_of_makers_rate` is over the data sheet's, where the GPU is known.
+- `--attention cudnn` and the like hold one kernel of attention against torch's choice.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from headct.train.feed import made_ahead
 from headct.train.optim import make_optimizer, set_schedule
 from headct.train.recipe import PretrainRecipe
 from headct.train.runtime import Runtime, choose_dtype
+from headct.train.speed import find_peak
 from headct.views.batch import ViewBatch, ViewMaker
 from headct.volume.preprocessing import PRESETS, Preprocessing
 
@@ -47,6 +50,12 @@ ON = ("objective.lat.ramp=[0,0]", "objective.cls.ramp=[0,0]")
 OURS = {"mae": (NO_LAT, NO_CLS), "mae+lat": (*ON, NO_CLS), "joint": ON}
 FAITHFUL = ("fmct-dino", "fmct-mae")
 CASES = (*OURS, *FAITHFUL)
+ATTENTION = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 
 
 @dataclass(frozen=True)
@@ -241,7 +250,12 @@ def measure(bench: Bench, steps: int, compiled: bool) -> dict[str, Any]:
         "mfu": round(flops * batch / spent / 1e12 / machine.tflops, 3),
         "mfu_without_views": round(flops * batch / learn_s / 1e12 / machine.tflops, 3),
     }
-    return row | ({"peak_gb": round(peak / 1e9, 2)} if machine.is_gpu else {})
+    if not machine.is_gpu:
+        return row
+    makers = find_peak(Runtime(machine.device, machine.dtype))
+    if makers.source == "declared":
+        row["mfu_of_makers_rate"] = round(flops * batch / spent / makers.flops, 3)
+    return row | {"peak_gb": round(peak / 1e9, 2)}
 
 
 def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -264,6 +278,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--attention", choices=ATTENTION, help="this kernel, not torch's choice")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--set", action="append", default=[], help="key=value of every recipe")
     args = parser.parse_args()
@@ -279,7 +294,8 @@ def main() -> None:
         batch = args.batch_faithful if args.batch_faithful and case in FAITHFUL else args.batch
         recipe = recipe_for(case, args.encoder, batch, args.set)
         bench = Bench(recipe, grid_of(args.encoder), machine)
-        rows[case] = measure(bench, args.steps, args.compile)
+        with sdpa_kernel(ATTENTION[args.attention]) if args.attention else nullcontext():
+            rows[case] = measure(bench, args.steps, args.compile)
         print(json.dumps({"case": case, "encoder": args.encoder, **rows[case]}), flush=True)
         del bench
     for what, value in ratios(rows).items():
