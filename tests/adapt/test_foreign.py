@@ -87,6 +87,11 @@ def test_merlin_from_a_checkpoint_of_the_whole_model(tmp_path):
     x = torch.rand(1, 3, 16, 32, 32)
     torch.testing.assert_close(loaded.network(x), trunk.eval()(x))
     assert loaded.source == "merlin"
+    last = weights["encode_image.i3_resnet.layer4.2.conv3.weight"]
+    last[0, 0] = torch.nan
+    torch.save(weights, tmp_path / "diverged.pt")
+    with pytest.raises(CheckpointError, match=r"first in layer4\.2\.conv3\.weight"):
+        load_foreign("merlin", tmp_path / "diverged.pt")
     del weights["encode_image.i3_resnet.layer4.2.conv3.weight"]
     torch.save(weights, tmp_path / "part.pt")
     with pytest.raises(CheckpointError, match=r"missing layer4\.2\.conv3\.weight"):

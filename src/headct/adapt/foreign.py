@@ -19,7 +19,7 @@ from headct.adapt.features import Vectors
 from headct.adapt.merlin import MerlinTrunk
 from headct.errors import UsageError
 from headct.model.bundle import load_strictly
-from headct.model.weights import read_weights, strip_prefix, weights_hash
+from headct.model.weights import read_weights, require_finite, strip_prefix, weights_hash
 from headct.volume.resample import resample
 from headct.volume.volume import Zyx
 
@@ -76,7 +76,7 @@ def load_foreign(name: str, weights: Path | None, init_seed: int | None = None) 
 
     Raises:
         UsageError: both or none of weights and seed, or MONAI is absent where it is needed.
-        CheckpointError: a file that is damaged, or of another architecture.
+        CheckpointError: a file that is damaged, of another architecture, or not all finite.
     """
     if (weights is None) == (init_seed is None):
         raise UsageError(
@@ -91,6 +91,7 @@ def load_foreign(name: str, weights: Path | None, init_seed: int | None = None) 
         state = strip_prefix(read_weights(weights), network.state_dict())
         known = {k: v for k, v in state.items() if k.split(".")[0] not in _HEADS}
         load_strictly(network, known, "the weight file")
+        require_finite(known)
     source = name if weights is not None else RANDOM + name
     digest = weights_hash(network.state_dict())
     return ForeignEncoder(source, digest, network.eval().requires_grad_(False), foreign.prepare)
