@@ -68,7 +68,12 @@ def test_maps_of_a_detector_point_at_the_haematomas_of_phantoms(tmp_path: Path) 
     labels = read_labels(tmp_path / "labels.csv", store.manifest)
     start = Start("bundle", load_bundle(tmp_path / "bundle"))
     recipe = FinetuneConfig(
-        steps=600, batch=8, precision="fp32", threads=1, optim=SuperviseOptim(lr=1e-3)
+        steps=600,
+        batch=8,
+        precision="fp32",
+        threads=1,
+        optim=SuperviseOptim(lr=1e-3),
+        head_lr_factor=10.0,
     )
     run_finetune(store, labels, start, tmp_path / "task", recipe)
     arguments = ["explain", str(tmp_path / "store"), "--task", str(tmp_path / "task"), "--n", "12"]

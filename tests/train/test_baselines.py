@@ -9,8 +9,9 @@ from headct.model.bundle import load_bundle
 from headct.objective.joint import JointObjective
 from headct.run import read_jsonl
 from headct.store.store import open_store
+from headct.train.feed import view_maker
 from headct.train.panel import reconstruct
-from headct.train.pretrain import pretrain, view_maker
+from headct.train.pretrain import pretrain
 from headct.train.recipe import PretrainRecipe
 from headct.volume.preprocessing import Stretch
 
