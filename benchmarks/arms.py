@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pretraining import ON
+
 ONE = "views.crop.n_global=1"  # L_cls alone compares two large crops of a scan
 NO_LAT, NO_CLS = "objective.lat.weight=0", "objective.cls={weight=0}"
 LAT = ("objective.lat.weight=0.5", "objective.lat.ramp=[0.1,0.3]")
 CLS = ("objective.cls.weight=0.01", "objective.cls.ramp=[0.1,0.3]")
-AT_ONCE = tuple(word.replace("[0.1,0.3]", "[0,0]") for word in (*LAT, *CLS))
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ SIZES = {
             "with-lat": Arm("demo", (ONE, *LAT, NO_CLS)),
             "with-cls": Arm("demo", (NO_LAT, *CLS)),
             "joint": Arm("demo", (*LAT, *CLS)),
-            "without-pix": Arm("demo", (*AT_ONCE, "objective.mae.weight=0")),
+            "without-pix": Arm("demo", (*LAT, *CLS, *ON, "objective.mae.weight=0")),
             "fmct-dino": Arm("fmct-dino", (*DEMO_FMCT, *SHORT_DINO)),
             "fmct-mae": Arm("fmct-mae", (*DEMO_FMCT, "optim.lr=1e-3")),
         },

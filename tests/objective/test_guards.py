@@ -42,6 +42,18 @@ def test_of_what_is_not_finite_a_guard_is_nan(n: int, bad: float) -> None:
     assert all(share.isnan() for share in entropy_shares(torch.full((3, 4), math.nan)))
 
 
+def test_no_solver_is_given_what_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, real = [], torch.linalg.eigvalsh
+
+    def solve(gram: torch.Tensor) -> torch.Tensor:
+        given.append(gram)
+        return real(gram)
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", solve)
+    assert effective_rank(torch.full((4, 8), math.nan)).isnan()
+    assert given[0].isfinite().all()
+
+
 def test_a_rank_that_the_solver_does_not_find_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: torch.Tensor) -> torch.Tensor:
         raise torch.linalg.LinAlgError("did not converge")
