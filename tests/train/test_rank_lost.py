@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from headct.errors import TrainingError
 from headct.run import read_jsonl
+from headct.train.runtime import RANK_LOST, StopRequest, start_runtime
 
 from .tiny import RANKS_ENVIRONMENT, make_store, ranks_of, run_ranks, torchrun, write_recipe
 
@@ -60,6 +63,28 @@ def test_a_dead_rank_stops_the_other_with_the_cause(case, tmp_path):
     assert "[rank-lost]" in said
     assert "rank 0 of 2 stops" in said
     assert "last checkpoint" in said
+
+
+def test_a_rank_that_says_why_it_stops_is_not_ended_by_sigterm(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    alone = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with (
+            pytest.raises(TrainingError, match="rank 0 of 2 stops") as raised,
+            StopRequest().listening(),
+            start_runtime(rank_timeout_s=1),
+        ):
+            pass
+        assert raised.value.code == RANK_LOST
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_silent_rank_stops_the_other_in_time(case, tmp_path):

@@ -88,7 +88,7 @@ def pretrain(
     """
     folder = Path(out)
     store = open_store(store_path)
-    # torchrun ends the others of a lost rank by SIGTERM: one that is leaving has to say why first
+    # signals are held until the ranks have parted: what a lost one leads to has to be said
     with ExitStack() as last, ExitStack() as stack:
         compute = recipe.compute
         runtime = stack.enter_context(

@@ -123,6 +123,8 @@ def start_runtime(
     except RuntimeError as error:
         if not is_of_another_rank(error):
             raise
+        # torchrun ends the others of a lost rank by SIGTERM; this one ends by itself, and says why
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise TrainingError(
             f"rank {rank} of {world_size} stops: another rank died or has not answered for"
             f" {rank_timeout_s:.0f} s",
@@ -197,13 +199,17 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take the signals while the block runs; only the main thread can."""
+        """Take the signals while the block runs; only the main thread can.
+
+        One that the block gave another handler keeps it.
+        """
         before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         try:
             yield self
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                if signal.getsignal(number) == self._note:
+                    signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
