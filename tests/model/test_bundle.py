@@ -95,6 +95,67 @@ def test_saving_again_replaces_and_a_failure_does_not(
     assert sorted(f.name for f in folder.parent.iterdir()) == ["bundle"]
 
 
+def test_an_empty_folder_is_filled_and_another_bundle_may_be_kept(tmp_path: Path) -> None:
+    first = save_bundle(tmp_path, encoder(), GRID, replace=False)
+    assert save_bundle(tmp_path, encoder(), GRID, replace=False) == first
+    with pytest.raises(UsageError, match="another bundle"):
+        save_bundle(tmp_path, encoder(1), GRID, replace=False)
+    assert load_bundle(tmp_path).hash == first
+
+
+def test_the_description_names_the_preprocessing(folder: Path) -> None:
+    assert json.loads((folder / "bundle.json").read_text())["preprocessing_hash"] == GRID.hash
+
+
+def test_a_head_can_be_trained_on_what_comes_out(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    channels = torch.rand(2, 3, *GRID.shape_zyx)
+    for tokens in (bundle.encode_hu(some_hu(2)), bundle.encode_channels(channels)):
+        head = torch.nn.Linear(TINY.width, 1)
+        (head(tokens.cls).sum() + head(tokens.patches).sum()).backward()
+        assert head.weight.grad is not None
+        assert not tokens.cls.requires_grad
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda hu: np.ascontiguousarray(hu[..., ::-1])[..., ::-1],
+        lambda hu: hu.astype(">i2"),
+        lambda hu: hu.astype(np.float64),
+        lambda hu: torch.from_numpy(hu).float(),
+        lambda hu: np.asfortranarray(hu),
+        lambda hu: hu.tolist(),
+    ],
+    ids=["backwards", "big-endian", "float64", "tensor", "fortran", "list"],
+)
+@pytest.mark.filterwarnings("error")
+def test_arrays_come_in_any_form(folder: Path, made: Any) -> None:
+    bundle = load_bundle(folder)
+    hu = some_hu(2)
+    torch.testing.assert_close(bundle.encode_hu(made(hu)).cls, bundle.encode_hu(hu).cls)
+
+
+def test_arrays_that_are_unsigned_or_read_only(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    hu = np.abs(some_hu(1))
+    hu.setflags(write=False)
+    expected = bundle.encode_hu(hu).cls
+    torch.testing.assert_close(bundle.encode_hu(hu.astype(np.uint16)).cls, expected)
+
+
+def test_no_scan_and_no_number(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    channels = np.zeros((1, 3, *GRID.shape_zyx), np.float32)
+    for encode, scans in ((bundle.encode_hu, some_hu(1)), (bundle.encode_channels, channels)):
+        with pytest.raises(UsageError, match="no scan"):
+            encode(scans[:0])
+        holed = scans.astype(np.float32)
+        holed.flat[7] = np.nan
+        with pytest.raises(UsageError, match="NaN"):
+            encode(holed)
+
+
 def test_another_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="no bundle"):

@@ -69,10 +69,10 @@ class TheirBlock(nn.Module):
 
 
 class TheirPatchEmbedding(nn.Module):
-    def __init__(self, width: int, edge: int, patch: int) -> None:
+    def __init__(self, width: int, n_patches: int, patch: int | tuple[int, int, int]) -> None:
         super().__init__()
         self.patch_embeddings = nn.Conv3d(3, width, patch, patch)
-        self.position_embeddings = nn.Parameter(0.5 * torch.randn(1, edge**3, width))
+        self.position_embeddings = nn.Parameter(0.5 * torch.randn(1, n_patches, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.patch_embeddings(x).flatten(2).transpose(1, 2) + self.position_embeddings
@@ -87,11 +87,11 @@ class TheirViT(nn.Module):
         width: int = WIDTH,
         depth: int = DEPTH,
         heads: int = HEADS,
-        edge: int = EDGE,
-        patch: int = PATCH,
+        n_patches: int = EDGE**3,
+        patch: int | tuple[int, int, int] = PATCH,
     ) -> None:
         super().__init__()
-        self.patch_embedding = TheirPatchEmbedding(width, edge, patch)
+        self.patch_embedding = TheirPatchEmbedding(width, n_patches, patch)
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))
         self.n_registers = n_registers
         if n_registers:
@@ -112,7 +112,7 @@ class TheirViT(nn.Module):
         return x[:, 0], x[:, 1 + self.n_registers :]
 
 
-def theirs(n_registers: int = 4, **sizes: int) -> TheirViT:
+def theirs(n_registers: int = 4, **sizes: Any) -> TheirViT:
     torch.manual_seed(n_registers)
     return TheirViT(n_registers, **sizes).eval()
 
@@ -150,7 +150,7 @@ def test_tokens_are_those_of_the_original(tmp_path, n_registers):
 
 
 def test_at_the_published_size(tmp_path):
-    module = theirs(4, width=768, depth=12, heads=12, edge=8, patch=12)
+    module = theirs(4, width=768, depth=12, heads=12, n_patches=512, patch=12)
     bundle = imported(tmp_path, {"state_dict": under("module.", module.state_dict())})
     assert bundle.preprocessing == PRESETS["fmct"]
     x = channels(1, (96, 96, 96))
@@ -179,6 +179,11 @@ def test_order_of_axes_matters(tmp_path):
             "teacher": under("backbone.", w) | {"head.last_layer.weight": torch.ones(9, 4)},
             "args": argparse.Namespace(lr=1e-3, arch="vit"),
         },
+        lambda w: {
+            "state_dict": w,
+            "best": [np.float64(0.9), np.float32(0.8), np.int64(3), np.bool_(True)],
+            "folder": Path("runs/vit"),
+        },
         lambda w: under("student.", {k: v + 1 for k, v in w.items()}) | under("teacher.", w),
         lambda w: w | {"decoder_pred.weight": torch.ones(4, 4), "mask_token": torch.ones(1, 1, 4)},
         lambda w: {"model": {k: v.half() for k, v in w.items()}},
@@ -190,6 +195,7 @@ def test_order_of_axes_matters(tmp_path):
         "module.backbone",
         "beside a head",
         "teacher before student",
+        "beside figures of training",
         "both in one",
         "beside a decoder",
         "half precision",
@@ -213,6 +219,25 @@ def test_safetensors_and_attention_without_bias(tmp_path):
     import_fmct(tmp_path / "weights.safetensors", tmp_path / "bundle")
     tokens = load_bundle(tmp_path / "bundle").encode_channels(channels())
     assert_says_the_same(tokens, module, channels())
+
+
+def test_axes_that_are_all_different(tmp_path):
+    module = theirs(n_patches=2 * 3 * 4, patch=(5, 6, 4))  # [x y z]
+    shape = (16, 18, 10)  # 4, 3 and 2 patches along z, y, x
+    preprocessing = PRESETS["fmct"].model_copy(update={"shape_zyx": shape})
+    bundle = imported(tmp_path, module.state_dict(), preprocessing=preprocessing)
+    assert bundle.encoder.config.position_grid_zyx == (4, 3, 2)
+    assert bundle.preprocessing.shape_zyx == shape
+    x = channels(2, shape)
+    with torch.no_grad():
+        cls, patches = module(x.permute(0, 1, 4, 3, 2))
+    tokens = bundle.encode_channels(x)
+    assert (tokens.cls - cls).norm() <= 1e-4 * cls.norm()
+    in_order = patches.view(2, 2, 3, 4, -1).permute(0, 3, 2, 1, 4).flatten(1, 3)
+    assert (tokens.patches - in_order).norm() <= 1e-4 * in_order.norm()
+    with pytest.raises(CheckpointError, match="24 positions are no cube") as error:
+        imported(tmp_path, module.state_dict())
+    assert "shape_zyx=" in error.value.remedy
 
 
 def test_other_heads_can_be_given(tmp_path):
@@ -279,7 +304,23 @@ def test_the_command(tmp_path):
     assert result.exit_code == 0
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.hash in result.output
+    assert "3 are assumed" in result.output
     assert "licence" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+def test_another_bundle_is_not_replaced(tmp_path):
+    (tmp_path / "bundle").mkdir()  # empty: as made by hand or by mktemp
+    first = imported(tmp_path, theirs(4).state_dict())
+    assert imported(tmp_path, theirs(4).state_dict()).hash == first.hash
+    with pytest.raises(UsageError, match="holds another bundle"):
+        imported(tmp_path, theirs(0).state_dict())
+    assert load_bundle(tmp_path / "bundle").hash == first.hash
+
+
+def test_heads_that_are_assumed_are_said(tmp_path):
+    torch.save(theirs(width=96, heads=12).state_dict(), tmp_path / "weights.pt")
+    arguments = ["import", "fmct", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "bundle")]
+    assert "12 are assumed" in CliRunner().invoke(app, arguments).output
 
 
 def blob() -> Volume:

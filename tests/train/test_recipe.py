@@ -123,6 +123,8 @@ def test_a_key_of_a_preset_encoder_comes_with_a_remedy_that_works():
         ("views.augment.noise.probability=2", "noise.probability"),
         ("objective.cls={weight=0, objective='sinkhorn'}", "prototypes without a CLS term"),
         ("objective.cls={weight=0, sinkhorn={n_prototypes=9}}", "prototypes without a CLS term"),
+        ("objective.cls={weight=0, sinkhorn={n_prototypes=1024}}", "prototypes without a CLS term"),
+        ("objective.cls.sinkhorn.n_prototypes=1024", "never reads sinkhorn.n_prototypes"),
         ("objective.cls.sinkhorn.n_prototypes=64", "never reads sinkhorn.n_prototypes"),
         ("objective.cls.centring.koleo=0.1", "never reads centring.koleo"),
         (
@@ -144,6 +146,13 @@ def test_faults_are_named(setting, words):
     with pytest.raises(UsageError) as error:
         load_recipe("demo", PretrainRecipe, [setting])
     assert words in error.value.message
+
+
+def test_all_that_is_wrong_without_a_cls_term_is_said():
+    with pytest.raises(UsageError) as error:
+        load_recipe("dino", PretrainRecipe, ["objective.cls.weight=0"])
+    assert "nothing to learn" in error.value.message
+    assert "prototypes without a CLS term" in error.value.message
 
 
 def test_a_section_that_is_not_read_is_dropped_as_the_message_says():

@@ -223,6 +223,11 @@ def test_contradictions_are_usage_errors(grid, crop, patch, word):
         ViewMaker(ViewsConfig(crop=crop), grid, patch, select, seed=0)
 
 
+def test_the_size_of_local_crops_matters_only_where_there_are_some(grid):
+    crop = CropConfig(n_local=0, local_mm=500.0)
+    ViewMaker(ViewsConfig(crop=crop), grid, PATCH, select, seed=0)
+
+
 def test_labels_follow_a_flip():
     labels = torch.tensor([[1.0, 0.0, 0.5], [1.0, 0.0, 0.5]])
     swapped = swap_lateralised(labels, torch.tensor([True, False]), [(0, 1)])

@@ -38,7 +38,7 @@ def fmct(
     weights: Annotated[Path, typer.Argument(help="Checkpoint of FM-CT (torch or safetensors).")],
     out: Annotated[Path, typer.Option(help="BUNDLE to write.")],
     heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads; default: of 64 numbers each.")
+        int | None, typer.Option(min=1, help="Attention heads; default: of 64 numbers, else 12.")
     ] = None,
     grid: Annotated[
         Grid, typer.Option(help="fmct: its input exactly, a series at a time; fmct-hu: for stores.")
@@ -59,6 +59,7 @@ def fmct(
     Example: headct import fmct weights.pt --out fmct-bundle
     For stores: headct import fmct weights.pt --grid fmct-hu --out fmct-bundle
     Another pipeline: headct import fmct weights.pt --set stretched.resize=linear --out fmct-bundle
+    Other sizes: headct import fmct weights.pt --set shape_zyx=[48,96,96] --out fmct-bundle
     """  # noqa: D301
     from headct.config import apply_overrides, check
     from headct.model.fmct import import_fmct
@@ -67,7 +68,8 @@ def fmct(
     values = PRESETS[grid].model_dump(mode="json", exclude={"hash"})
     apply_overrides(values, settings or ())
     preprocessing = check(values, Preprocessing, f"the grid {grid}")
-    identity = import_fmct(weights, out, heads, preprocessing)
-    print(f"bundle {identity} in {out}")
+    bundle = import_fmct(weights, out, heads, preprocessing)
+    print(f"bundle {bundle.hash} in {out}")
     if heads is None:
-        print("attention heads are not in weights: 64 numbers each are assumed; else give --heads")
+        assumed = bundle.encoder.config.heads
+        print(f"attention heads are not in weights: {assumed} are assumed; else give --heads")

@@ -41,8 +41,10 @@ def save_bundle(
     encoder: ViT3D,
     preprocessing: Preprocessing,
     provenance: Mapping[str, Any] | None = None,
+    *,
+    replace: bool = True,
 ) -> str:
-    """Write a bundle whole or not at all; one that is there is replaced.
+    """Write a bundle whole or not at all.
 
     Args:
         path: the folder to make.
@@ -50,6 +52,7 @@ def save_bundle(
         preprocessing: how the scans that it was trained on were made.
         provenance: where the weights come from (recipe, seed, steps, scans, commit, ...): plain
             JSON values without identifiers or paths; listed in the model card.
+        replace: a bundle of another hash that is there.
 
     Returns:
         The hash of the bundle.
@@ -58,7 +61,8 @@ def save_bundle(
         UsageError: something else is at `path`.
     """
     path = Path(path)
-    if path.exists() and not (path / DESCRIPTION).is_file():
+    is_there = (path / DESCRIPTION).is_file()
+    if path.exists() and not is_there and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{path.name!r} is there and is no bundle", remedy="give another folder")
     provenance = dict(provenance or {})
     weights = {name: w.detach().float().cpu() for name, w in encoder.state_dict().items()}
@@ -66,12 +70,17 @@ def save_bundle(
         save_file({k: w.contiguous() for k, w in weights.items()}, folder / WEIGHTS)
         sha256 = _sha256(folder / WEIGHTS)
         identity = _identity(encoder.config, preprocessing, sha256)
+        if is_there and not replace and _read_description(path).get("hash") != identity:
+            raise UsageError(
+                f"{path.name!r} holds another bundle", remedy="give another folder, or remove it"
+            )
         description = {
             "format": FORMAT,
             "hash": identity,
             "weights_sha256": sha256,
             "encoder": encoder.config.model_dump(mode="json"),
             "preprocessing": preprocessing.model_dump(mode="json", exclude={"hash"}),
+            "preprocessing_hash": preprocessing.hash,
             "provenance": provenance,
         }
         write_json(folder / DESCRIPTION, description)
@@ -121,13 +130,19 @@ def load_bundle(
     )
 
 
-def load_strictly(module: torch.nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+def load_strictly(
+    module: torch.nn.Module,
+    weights: Mapping[str, Tensor],
+    name: str,
+    remedy: str = "use the recipe that the weights were trained with",
+) -> None:
     """Put weights into a module; a partly matching set is an error that lists the keys.
 
     Args:
         module: changed only where everything fits.
         weights: by name.
         name: what the weights are called in the message, e.g. "the bundle".
+        remedy: what to do where they do not fit.
 
     Raises:
         CheckpointError: missing, unexpected or differently shaped weights.
@@ -145,7 +160,7 @@ def load_strictly(module: torch.nn.Module, weights: Mapping[str, Tensor], name: 
         more = [f"and {len(faults) - len(shown)} more"] if len(faults) > len(shown) else []
         raise CheckpointError(
             f"{name} belongs to another architecture:\n  " + "\n  ".join(shown + more),
-            remedy="use the recipe that the weights were trained with",
+            remedy=remedy,
         )
     module.load_state_dict(weights)
 

@@ -93,10 +93,10 @@ class Bundle:
 
         Raises:
             MismatchError: another grid.
-            UsageError: the bundle's windows come before the grid, so that there are no HU on it.
+            UsageError: the bundle's windows come before the grid, so that there are no HU on it;
+                no scan; NaN or infinite HU.
         """
-        hu = torch.as_tensor(hu)
-        self._require_grid(tuple(hu.shape[1:]))
+        hu = self._on_the_grid(hu)
         with self._computing():
             return _joined([self._encode_part(part) for part in self._parts(hu)])
 
@@ -110,8 +110,9 @@ class Bundle:
 
         Raises:
             MismatchError: another number of channels, or a grid without positions.
+            UsageError: no scan; NaN or infinite numbers.
         """
-        channels = torch.as_tensor(channels, dtype=torch.float32)
+        channels = _checked(channels).float()
         if channels.ndim != 5 or channels.shape[1] != len(self.encoder.config.windows):
             raise MismatchError(
                 f"channels have the shape {list(channels.shape)}",
@@ -131,8 +132,7 @@ class Bundle:
         Returns:
             [b h gz gy gx]; 0 where a patch was not computed.
         """
-        hu = torch.as_tensor(hu)
-        self._require_grid(tuple(hu.shape[1:]))
+        hu = self._on_the_grid(hu)
         patch, spacing = self.encoder.config.patch_voxels_zyx, self.preprocessing.spacing_mm_zyx
         grid = grid_shape(hu.shape[1:], patch)
         maps = []
@@ -229,19 +229,34 @@ class Bundle:
     def _computing(self) -> Iterator[None]:
         reduced = self.dtype != torch.float32
         with (
-            torch.inference_mode(),
+            torch.no_grad(),
             torch.autocast(self.device.type, self.dtype, enabled=reduced),
         ):
             yield
 
-    def _require_grid(self, shape_zyx: tuple[int, ...]) -> None:
+    def _on_the_grid(self, hu: Tensor | NDArray[Any]) -> Tensor:
         require_hu(self.preprocessing)
-        grid = self.preprocessing.shape_zyx
+        hu = _checked(hu)
+        grid, shape_zyx = self.preprocessing.shape_zyx, tuple(hu.shape[1:])
         if shape_zyx != grid:
             raise MismatchError(
                 f"the bundle takes volumes of {grid} voxels, not {shape_zyx}",
                 remedy="bring them to the bundle's grid: headct ingest, or bundle.embed(path)",
             )
+        return hu
+
+
+def _checked(scans: Tensor | NDArray[Any]) -> Tensor:
+    """A batch in torch's order and byte order, of at least one scan and finite numbers."""
+    if isinstance(scans, np.ndarray):
+        dtype = np.int32 if scans.dtype.kind == "u" else scans.dtype.newbyteorder("=")
+        scans = np.array(scans, dtype, order="C")
+    scans = torch.as_tensor(scans)
+    if len(scans) == 0:
+        raise UsageError("there is no scan in the batch", remedy="give one or more")
+    if scans.is_floating_point() and not scans.isfinite().all():
+        raise UsageError("the scans hold NaN or infinite numbers", remedy="give finite ones")
+    return scans
 
 
 def pooled(tokens: Tokens) -> Embedding:

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from headct.errors import CheckpointError, UsageError
 from headct.model.architecture import ENCODERS, EncoderConfig
-from headct.model.bundle import load_strictly, save_bundle
+from headct.model.bundle import load_bundle, load_strictly, save_bundle
+from headct.model.embed import Bundle
 from headct.model.encoder import ViT3D
 from headct.model.weights import read_weights, require_finite, strip_prefix, weights_hash
 from headct.volume.preprocessing import PRESETS, Preprocessing, Stretch
@@ -46,6 +47,8 @@ PARTS = {
 OWN = ("patch_embedding.", "blocks.", "norm.", "cls_token", REGISTERS)
 """Starts of the keys of the encoder; heads, decoders and the like are left out."""
 HEAD_WIDTH, HEADS = 64, 12
+AS_SAVED = "give the encoder's checkpoint as its authors save it (docs/how-to/import)"
+Shape = tuple[int, int, int]
 
 
 def import_fmct(
@@ -53,29 +56,31 @@ def import_fmct(
     out: Path,
     heads: int | None = None,
     preprocessing: Preprocessing = PRESETS["fmct"],
-) -> str:
+) -> Bundle:
     """Write a bundle from a checkpoint of FM-CT.
 
     Args:
         weights: torch or safetensors file, read without running anything in it.
-        out: BUNDLE folder.
-        heads: attention heads, which the weights do not tell; None: of 64 numbers each, as in the
-            original.
-        preprocessing: how its input is made: the cube whose edge the weights tell, of channels
-            (`fmct`) or of HU (`fmct-hu`).
+        out: BUNDLE folder; the same bundle may be there.
+        heads: attention heads, which the weights do not tell; None: of 64 numbers each as in the
+            original, or 12 where that does not divide the width.
+        preprocessing: how its input is made, of channels (`fmct`) or of HU (`fmct-hu`). Where the
+            weights have positions for another number of patches than its shape, the shape is the
+            cube that they tell.
 
     Returns:
-        The hash of the bundle.
+        The bundle as it was written.
 
     Raises:
         CheckpointError: not such a file, weights of another architecture, or not finite.
-        UsageError: heads that do not divide the width, or a preprocessing that stretches nothing.
+        UsageError: heads that do not divide the width, a preprocessing that stretches nothing, or
+            something else at `out`.
     """
     if preprocessing.stretched is None:
         raise UsageError("FM-CT sees stretched heads", remedy="take the grid fmct or fmct-hu")
     theirs = _encoder_part(read_weights(weights))
     require_finite(theirs)
-    encoder = to_encoder(theirs, heads, preprocessing.stretched)
+    encoder = to_encoder(theirs, heads, preprocessing)
     grid, patch = encoder.config.position_grid_zyx, encoder.config.patch_voxels_zyx
     assert grid is not None
     shape = tuple(n * p for n, p in zip(grid, patch, strict=True))
@@ -86,21 +91,24 @@ def import_fmct(
         "heads": "given" if heads else "assumed, since the weights do not tell",
         "licence": "that of the original weights, which this file does not change",
     }
-    return save_bundle(out, encoder, preprocessing, provenance)
+    save_bundle(out, encoder, preprocessing, provenance, replace=False)
+    return load_bundle(out)
 
 
 def to_encoder(
-    weights: Mapping[str, Tensor], heads: int | None = None, stretch: Stretch | None = None
+    weights: Mapping[str, Tensor],
+    heads: int | None = None,
+    preprocessing: Preprocessing = PRESETS["fmct"],
 ) -> ViT3D:
     """The encoder of weights in their layout, without prefixes; arguments as for `import_fmct`."""
     depth = _check_keys(weights)
-    config = _architecture(weights, depth, heads, stretch or Stretch())
+    config = _architecture(weights, depth, heads, preprocessing)
     grid = config.position_grid_zyx
     assert grid is not None
     ours = {
         "patch_embed.weight": weights[KERNEL].permute(0, 1, 4, 3, 2).flatten(1),
         "patch_embed.bias": weights["patch_embedding.patch_embeddings.bias"],
-        "positions.table": _zyx_order(weights[POSITIONS], grid[0]),
+        "positions.table": _zyx_order(weights[POSITIONS], grid),
         "cls": weights["cls_token"].reshape(1, 1, -1),
         "registers": _registers(weights),
     }
@@ -111,7 +119,7 @@ def to_encoder(
                 ours[f"blocks.{block}.{our}.{kind}"] = weights[f"blocks.{block}.{their}.{kind}"]
     encoder = ViT3D(config).eval()
     floats = {name: tensor.float() for name, tensor in ours.items()}
-    load_strictly(encoder, floats, "the weight file")
+    load_strictly(encoder, floats, "the weight file", AS_SAVED)
     return encoder
 
 
@@ -147,20 +155,19 @@ def _check_keys(weights: Mapping[str, Tensor]) -> int:
 
 
 def _architecture(
-    weights: Mapping[str, Tensor], depth: int, heads: int | None, stretch: Stretch
+    weights: Mapping[str, Tensor], depth: int, heads: int | None, preprocessing: Preprocessing
 ) -> EncoderConfig:
     kernel, positions = weights[KERNEL], weights[POSITIONS]
     width = weights["cls_token"].shape[-1]
     if kernel.ndim != 5:
         raise _other(f"{KERNEL} has {kernel.ndim} axes, the kernel of a Conv3d has 5")
-    original = ENCODERS["fmct"]
+    original, stretch = ENCODERS["fmct"], preprocessing.stretched or Stretch()
     windows = stretch.windows or original.windows
     if kernel.shape[1] != len(windows):
         raise _other(f"it takes {kernel.shape[1]} channels, there are {len(windows)} windows")
     n_patches = positions.shape[-2] if positions.ndim > 1 else 0
-    edge = round(n_patches ** (1 / 3))
-    if edge**3 != n_patches or n_patches == 0:
-        raise _other(f"its {n_patches} positions are no cube of patches")
+    z, y, x = kernel.shape[:1:-1]
+    grid = _patch_grid(n_patches, (z, y, x), preprocessing.shape_zyx)
     heads = heads or (width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else HEADS)
     mlp_ratio, rest = divmod(len(weights["blocks.0.mlp.linear1.weight"]), width)
     if rest or not mlp_ratio:
@@ -170,10 +177,10 @@ def _architecture(
         "depth": depth,
         "heads": heads,
         "mlp_ratio": mlp_ratio,
-        "patch_voxels_zyx": tuple(kernel.shape[:1:-1]),
+        "patch_voxels_zyx": (z, y, x),
         "n_tokens": n_patches,
         "n_registers": _registers(weights).shape[1],
-        "position_grid_zyx": (edge, edge, edge),
+        "position_grid_zyx": grid,
         "windows": windows,
         "channel_range": stretch.scaled_to,
     }
@@ -185,9 +192,23 @@ def _architecture(
         ) from error
 
 
-def _zyx_order(positions: Tensor, edge: int) -> Tensor:
+def _patch_grid(n_patches: int, patch_zyx: Shape, shape_zyx: Shape) -> Shape:
+    """Patches along z, y and x: those of the shape where their number fits, else a cube."""
+    z, y, x = (n // patch for n, patch in zip(shape_zyx, patch_zyx, strict=True))
+    if z * y * x == n_patches > 0:
+        return z, y, x
+    edge = round(n_patches ** (1 / 3))
+    if edge**3 != n_patches or n_patches == 0:
+        raise _other(
+            f"its {n_patches} positions are no cube of patches",
+            "if they are for another shape, say which, in voxels: --set shape_zyx=[z,y,x]",
+        )
+    return edge, edge, edge
+
+
+def _zyx_order(positions: Tensor, grid_zyx: Shape) -> Tensor:
     """Positions [1 n d] numbered x first -> [n d] numbered z first."""
-    table = positions.reshape(edge, edge, edge, -1)  # [x y z d]
+    table = positions.reshape(*reversed(grid_zyx), -1)  # [x y z d]
     return table.permute(2, 1, 0, 3).flatten(0, 2)
 
 
@@ -197,8 +218,5 @@ def _registers(weights: Mapping[str, Tensor]) -> Tensor:
     return weights[REGISTERS].reshape(1, -1, width) if REGISTERS in weights else none
 
 
-def _other(what: str) -> CheckpointError:
-    return CheckpointError(
-        f"the weight file is of another architecture: {what}",
-        remedy="give the encoder's checkpoint as its authors save it (docs/how-to/import)",
-    )
+def _other(what: str, remedy: str = AS_SAVED) -> CheckpointError:
+    return CheckpointError(f"the weight file is of another architecture: {what}", remedy=remedy)

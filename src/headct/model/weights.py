@@ -6,9 +6,10 @@ import argparse
 import hashlib
 import warnings
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,6 +19,15 @@ from headct.errors import CheckpointError
 
 NESTS = ("state_dict", "model_state_dict", "model", "teacher", "student", "network", "encoder")
 """Keys under which training code keeps the weights, in the order of preference."""
+BESIDE_WEIGHTS: list[Any] = [
+    argparse.Namespace,
+    PosixPath,
+    np.dtype,
+    *(type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efd"),
+    np.float64(0).__reduce__()[0],
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
+]
+"""Settings and figures that training code saves too; making one of them runs nothing."""
 TORCH_STARTS = (b"PK", b"\x80")
 """First bytes of a torch file: a zip archive, or a pickle of torch before 1.6."""
 
@@ -27,7 +37,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: the file; of a torch file the tensors themselves, or a mapping with them under one of
-            NESTS, beside numbers, text and settings (`argparse.Namespace`).
+            NESTS, beside numbers (numpy's, too), text, paths and settings (`argparse.Namespace`).
 
     Raises:
         CheckpointError: no such file, damaged, without tensors, or one that would run code.
@@ -42,7 +52,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 raise ValueError("no torch file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other pickle protocols; what is refused is said
-            with torch.serialization.safe_globals([argparse.Namespace]):  # plain settings
+            with torch.serialization.safe_globals(BESIDE_WEIGHTS):
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(

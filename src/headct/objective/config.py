@@ -42,19 +42,21 @@ class JointConfig(Config):
 
     @model_validator(mode="after")
     def _something_is_on(self) -> JointConfig:
-        terms = (self.mae, self.lat, self.cls)
+        terms, faults = (self.mae, self.lat, self.cls), []
         if not any(term.weight for term in terms):
-            raise ValueError("mae, lat and cls all have weight 0: nothing to learn")
-        if not any(term.weight_at(0.0) for term in terms):
-            raise ValueError(
+            faults.append("mae, lat and cls all have weight 0: nothing to learn")
+        elif not any(term.weight_at(0.0) for term in terms):
+            faults.append(
                 "mae, lat and cls all have weight 0 at the first step: nothing to learn there;"
                 " give one of them ramp=[0,0]"
             )
         if self.cls.weight == 0 and self.cls.has_prototypes:
-            raise ValueError(
+            faults.append(
                 "prototypes without a CLS term: cls.weight is 0; raise it, or leave the rest out"
                 ' with --set "objective.cls={weight=0}"'
             )
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     @property

@@ -82,13 +82,10 @@ class ClsConfig(TermConfig):
     def _only_its_own_settings(self) -> ClsConfig:
         own = SECTIONS[self.objective]
         for name, section in SECTIONS.items():
-            given, usual = getattr(self, section), ClsConfig.model_fields[section].default
-            if self.weight > 0 and section != own and given != usual:
-                keys = [
-                    k for k in type(given).model_fields if getattr(given, k) != getattr(usual, k)
-                ]
+            asked = self._asked(section)
+            if self.weight > 0 and section != own and asked:
                 raise ValueError(
-                    f"objective is {self.objective}, which never reads {section}.{keys[0]}: set"
+                    f"objective is {self.objective}, which never reads {section}.{asked[0]}: set"
                     f" objective.cls.objective={name}, or leave that section out with"
                     f' --set "objective.cls.{section}={{}}"'
                 )
@@ -103,5 +100,15 @@ class ClsConfig(TermConfig):
     @property
     def has_prototypes(self) -> bool:
         """Whether the recipe asks for prototypes."""
-        asked = self.sinkhorn != SinkhornConfig() or self.centring != CentringConfig()
-        return asked or self.objective != "coding-rate"
+        asked = self._asked("sinkhorn") or self._asked("centring")
+        return bool(asked) or self.objective != "coding-rate"
+
+    def _asked(self, section: str) -> list[str]:
+        """Keys of a section that somebody asked for.
+
+        A section with all keys at their defaults is none: a resolved recipe writes it so.
+        """
+        given, usual = getattr(self, section), ClsConfig.model_fields[section].default
+        changed = [k for k in type(given).model_fields if getattr(given, k) != getattr(usual, k)]
+        is_partly = given.model_fields_set != type(given).model_fields.keys()
+        return changed or (sorted(given.model_fields_set) if is_partly else [])

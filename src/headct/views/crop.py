@@ -132,7 +132,7 @@ def local_shape(
         patch * max(1, round(config.local_mm / mm))
         for patch, mm in zip(patch_voxels_zyx, patches_mm, strict=True)
     ]
-    if any(edge > size for edge, size in zip(edges, shape_zyx, strict=True)):
+    if config.n_local and any(edge > size for edge, size in zip(edges, shape_zyx, strict=True)):
         raise UsageError(
             f"a local crop of {config.local_mm:g} mm is larger than the field of view",
             remedy="lower views.crop.local_mm",
