@@ -15,9 +15,11 @@ Messages never quote a patient-identifying value: they name pseudonymous ids, co
 
 from __future__ import annotations
 
+import errno
 import traceback
 from pathlib import Path
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PACKAGE = Path(__file__).parent
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file
 
 from headct.adapt import operating
-from headct.adapt.batches import LIGHT, LabelledScans, lateral_pairs
+from headct.adapt.batches import LIGHT, LabelledScans, lateral_pairs, sides_alone
 from headct.adapt.embed import embed_source
 from headct.adapt.features import read_features
 from headct.adapt.finetune import FinetuneConfig, run_finetune
@@ -254,6 +254,19 @@ def test_a_flip_exchanges_findings_that_name_a_side(store, labels):
     np.testing.assert_array_equal(made.labels[flipped], values[flipped][:, ::-1])
     again = scans.make(read, 0)
     assert torch.equal(made.hu, again.hu)
+
+
+def test_nothing_is_flipped_where_a_finding_names_one_side_alone(store, labels):
+    assert sides_alone(["x", "bleed_left", "bleed_right", "y_left", "z_right"]) == [
+        "y_left",
+        "z_right",
+    ]
+    sided = labels.take(labels.positions("train"))
+    object.__setattr__(sided, "findings", ("bleed_left", "x"))
+    scans = LabelledScans(store, sided, 16, 0, LIGHT, torch.device("cpu"))
+    read = scans.loader.read(0)
+    assert not scans.maker.draw(read.places)[0]["flip"].any()
+    np.testing.assert_array_equal(scans.make(read, 0).labels, sided.values[list(read.rows)])
 
 
 def test_learning_rates_fall_block_by_block():

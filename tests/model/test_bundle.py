@@ -156,6 +156,18 @@ def test_no_scan_and_no_number(folder: Path) -> None:
             encode(holed)
 
 
+def test_a_ruined_encoder_embeds_nothing(folder: Path, tmp_path: Path) -> None:
+    ruined = load_bundle(folder)
+    ruined.encoder.norm.weight.data.fill_(torch.nan)
+    with StoreWriter(tmp_path / "store", GRID) as writer:
+        names = {f"{what}_id": f"{what[0]}-{0:016x}" for what in ("patient", "study", "series")}
+        row = {"scan_id": "c-1", "status": "accepted", "flags": [], **names}
+        writer.append(some_hu(1)[0], row | {"affine_zyx": np.eye(4).ravel().tolist()})
+    for source in (on_grid(some_hu(1)[0]), tmp_path / "store"):
+        with pytest.raises(CheckpointError, match="no finite numbers"):
+            ruined.embed(source)
+
+
 def test_another_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="no bundle"):

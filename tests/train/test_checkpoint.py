@@ -72,6 +72,15 @@ def test_a_truncated_one_is_found_and_the_one_before_is_used(tmp_path, capsys, s
     assert "step-00000002 is damaged" in capsys.readouterr().err
 
 
+def test_what_was_just_saved_stays_and_a_damaged_newer_one_goes(tmp_path):
+    save_checkpoint(tmp_path, new_state(steps=1), IDENTITY, keep=3)
+    largest_file(save_checkpoint(tmp_path, new_state(steps=3), IDENTITY, keep=3)).unlink()
+    assert latest_checkpoint(tmp_path).counters["step"] == 1
+    save_checkpoint(tmp_path, new_state(steps=2), IDENTITY, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+    assert latest_checkpoint(tmp_path).counters["step"] == 2
+
+
 def test_a_missing_file_is_found(tmp_path):
     path = save_checkpoint(tmp_path, new_state(steps=1), IDENTITY, keep=3)
     largest_file(path).unlink()

@@ -102,3 +102,15 @@ def test_what_is_measured_besides_is_null_too(tmp_path):
     write(SimpleNamespace(seen_scans=4), StepRecord(1, {"loss": 1.0}, {}, 1.0, True, 4, 1.0, 0, ()))
     (row,) = read_jsonl(path)
     assert (row["loss"], row["mfu"], row["probe_knn_auroc"]) == (1.0, None, None)
+
+
+def test_a_run_that_ends_with_ruined_weights_has_no_bundle(store, tmp_path):
+    how = recipe(steps=3, optim={"lr": 1e25, "warmup_fraction": 0.0})
+    run = tmp_path / "run"
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="no finite numbers") as stopped:
+            pretrain(how, store, run, threads=1)
+        assert stopped.value.code == "nonfinite-encoder"
+    *_, last = read_jsonl(run / "events.jsonl")
+    assert (last["event"], last["reason"]) == ("failed", "nonfinite-encoder")
+    assert not (run / "bundle").exists()

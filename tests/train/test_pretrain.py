@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from headct.run import read_jsonl
 from headct.store.lock import WriterLock
 from headct.train import pretrain as module
 from headct.train.checkpoint import latest_checkpoint
+from headct.train.panel import write_panel
 from headct.train.preflight import what_is_left_out
 from headct.train.pretrain import pretrain
 from headct.train.recipe import PretrainRecipe
@@ -186,6 +188,29 @@ def test_from_an_older_checkpoint_it_is_the_same_run(whole, store, tmp_path, mon
     pretrain(recipe(), store, tmp_path / "run", threads=1)
     assert "trying the one before" in capsys.readouterr().err
     assert_same_run(whole, tmp_path / "run")
+    (resumed,) = (e for e in read_jsonl(tmp_path / "run/events.jsonl") if e["event"] == "resumed")
+    assert resumed["damaged_checkpoints"] == ["step-00000008"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_says_so_in_its_events(
+    store, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        pretrain(recipe(), store, tmp_path / "run", threads=1)
+    for shard in (tmp_path / "run" / "checkpoints").glob("*/shard*"):
+        shard.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of the 1"):
+        pretrain(recipe(), store, tmp_path / "run", threads=1)
+    *_, last = read_jsonl(tmp_path / "run" / "events.jsonl")
+    assert (last["event"], last["reason"]) == ("failed", "checkpoint")
+
+
+def test_an_incomplete_bundle_of_a_finished_run_is_made_again(whole, store, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "bundle" / "encoder.safetensors").unlink()
+    assert pretrain(recipe(), store, run, threads=1).status == "finished"
+    assert load_bundle(run / "bundle").hash == load_bundle(whole / "bundle").hash
 
 
 def test_a_finished_run_is_left_alone(whole, store):
@@ -430,3 +455,10 @@ def test_panels_show_three_pictures_per_scan(whole):
     given, masked, guessed = (picture[:, i * third : (i + 1) * third, 0] for i in range(3))
     assert np.abs(given - masked).mean() > 0.01
     assert np.abs(masked - guessed).mean() > 0.001
+
+
+def test_panels_have_the_proportions_of_the_head(tmp_path):
+    from matplotlib.image import imread
+
+    write_panel(tmp_path / "p.png", np.zeros((3, 2, 4, 10, 6), np.float32), (5.0, 1.0, 2.0))
+    assert imread(tmp_path / "p.png").shape[:2] == (2 * 10 * 3, 3 * 6 * 6)

@@ -28,7 +28,7 @@ def written_twice(name, folder):
     """A run that was stopped after its first line and went on."""
     folder.mkdir(exist_ok=True)
     for row in ROWS:
-        with open_trackers([name], folder, recipe()) as (sink,):
+        with open_trackers([name], folder, recipe(), row["step"] - 1) as (sink,):
             sink(row)
 
 
@@ -57,6 +57,51 @@ def test_tensorboard_reads_every_number_by_its_step(tmp_path):
     assert ("loss", 2) in found
     assert ("mae_loss", 1) not in found, "what was not finite is left out"
     require_nothing_of_the_machine(tmp_path / "run")
+
+
+def test_tensorboard_shows_a_step_that_was_done_again_once(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first_step, loss in ((0, 3.0), (1, 2.0)):
+        with open_trackers(["tensorboard"], tmp_path, recipe(), first_step) as (sink,):
+            for step in range(first_step + 1, 4):
+                sink({"step": step, "loss": loss})
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss/loss")] == [(1, 3), (2, 2), (3, 2)]
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own database library
+def test_a_tracker_that_fails_is_left_out_and_training_goes_on(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("mlflow")
+    pytest.importorskip("alembic", reason="MLflow keeps runs in a database, or on a server")
+    database = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with open_trackers(["mlflow"], folder, recipe()) as (sink,):
+        sink(ROWS[0])
+        database.write_bytes(b"no database any more")
+        sink(ROWS[1])
+        sink(ROWS[1])
+    said = capsys.readouterr().err
+    assert said.count("mlflow failed") == 1
+    assert str(tmp_path) not in said
+    with open_trackers(["mlflow"], folder, recipe()) as (sink,):  # the run is known there
+        sink(ROWS[1])
+    assert "mlflow failed" in capsys.readouterr().err
+
+
+def test_a_server_that_is_not_there_is_an_error_before_the_first_step(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    with socket.socket() as closed:
+        closed.bind(("localhost", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        with (
+            pytest.raises(UsageError, match="mlflow does not take the run") as error,
+            open_trackers(["mlflow"], tmp_path, recipe()),
+        ):
+            pass
+    assert "MLFLOW_TRACKING_URI" in error.value.remedy
 
 
 def test_mlflow_has_one_run_with_its_settings_also_after_a_stop(tmp_path, monkeypatch):

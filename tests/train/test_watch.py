@@ -91,3 +91,13 @@ def test_by_the_command(store, tmp_path):
     assert done.returncode == 0, done.stderr
     *_, last = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert "probe_knn_auroc" in last
+
+
+def test_labels_of_scans_elsewhere_may_be_left_out(store, tmp_path):
+    toml = write_recipe(tmp_path / "tiny.toml", steps=5, record=EVERY_FIVE)
+    labels = table(tmp_path / "labels.csv", n=N_SCANS + 3)
+    arguments = (toml, "--store", store, "--out", tmp_path / "run", "--labels", labels)
+    refused = headct_pretrain(*arguments)
+    assert refused.returncode != 0
+    assert "--allow-missing" in refused.stderr
+    assert headct_pretrain(*arguments, "--allow-missing").returncode == 0

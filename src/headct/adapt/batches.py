@@ -63,7 +63,8 @@ class LabelledScans:
         labels: of the training scans alone.
         batch: scans per step.
         seed: of order and augmentation.
-        augment: how they are changed.
+        augment: how they are changed; without flips where a finding names a side whose other side
+            is not among them (`sides_alone`).
         device: where batches are made.
     """
 
@@ -79,6 +80,9 @@ class LabelledScans:
         self.labels, self.seed, self.device = labels, seed, device
         self.pairs = lateral_pairs(labels.findings)
         self.loader = ScanLoader(_Rows(store, labels), batch, seed, readers=READERS)
+        if sides_alone(labels.findings):
+            upright = augment.pose.model_copy(update={"flip_probability": 0.0})
+            augment = augment.model_copy(update={"pose": upright})
         patch = store.preprocessing.shape_zyx  # tokens are chosen by the net
         self.maker = ViewMaker(augment, store.preprocessing, patch, _no_tokens, seed)
 
@@ -125,3 +129,9 @@ def lateral_pairs(findings: Sequence[str]) -> list[tuple[int, int]]:
         for name, column in columns.items()
         if name.endswith("_left") and name.removesuffix("_left") + "_right" in columns
     ]
+
+
+def sides_alone(findings: Sequence[str]) -> list[str]:
+    """Findings that name a side and come without the other: of a mirrored scan nothing is known."""
+    paired = {findings[column] for pair in lateral_pairs(findings) for column in pair}
+    return [name for name in findings if name.endswith(("_left", "_right")) and name not in paired]

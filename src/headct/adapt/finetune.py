@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from headct.adapt.batches import LabelledScans
+from headct.adapt.batches import LabelledScans, sides_alone
 from headct.adapt.cnn import CnnConfig
 from headct.adapt.lora import LoraConfig, add_lora, fold_lora
 from headct.adapt.network import VECTORS, EncoderNet
@@ -112,6 +113,12 @@ def run_finetune(
         start.bundle.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
     fitted = labels.take(draw_train(labels, n_labels, seed))
     require_trainable(fitted)
+    if config.augment.pose.flip_probability and (alone := sides_alone(labels.findings)):
+        print(
+            f"no flips: {', '.join(alone)} names a side, and the other side is not among the"
+            " findings",
+            file=sys.stderr,
+        )
     work, search = (out.with_name(f".{out.name}.{what}") for what in ("work", "search"))
     if config.lora.rank and start.kind != "bundle":
         raise UsageError("LoRA changes a trained encoder", remedy="give --bundle")

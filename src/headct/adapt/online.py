@@ -29,7 +29,12 @@ FEWEST = 2
 
 
 def labelled_subset(
-    table: Path, store: Store, key: bytes | None = None, seed: int = 0
+    table: Path,
+    store: Store,
+    key: bytes | None = None,
+    seed: int = 0,
+    *,
+    allow_missing: bool = False,
 ) -> LabelledSubset:
     """The scans of a label table that a run is watched with: `train` to fit, `tune` to score.
 
@@ -41,11 +46,12 @@ def labelled_subset(
         store: of the scans.
         key: the secret that made the store's pseudonyms, where the table needs it.
         seed: of splits and of the scans that are taken where there are many.
+        allow_missing: leave out rows about scans that the store never saw.
 
     Raises:
         LabelError: no finding has scans with and without it in both splits.
     """
-    labels = read_labels(table, store.manifest, key, seed=seed)
+    labels = read_labels(table, store.manifest, key, seed=seed, allow_missing=allow_missing)
     rng = np.random.default_rng([seed, len(labels)])
     parts = []
     for split in ("train", "tune"):

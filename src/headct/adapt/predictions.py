@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headct.atomic import replacing
+from headct.errors import CheckpointError
 from headct.store.label_table import UNKNOWN
 from headct.store.labels import Labels
 
@@ -40,7 +41,16 @@ def rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scores as they are written, served and held against thresholds.
 
     The last bits of a product depend on the number of scans in it; a score must not.
+
+    Raises:
+        CheckpointError: a score is no number: a threshold would call it absent.
     """
+    if not np.isfinite(scores).all():
+        raise CheckpointError(
+            "a score is not finite",
+            remedy="the training of its encoder or head has diverged: lower the rates",
+            code="nonfinite-weights",
+        )
     return scores.astype(np.float64).round(_DECIMALS)
 
 

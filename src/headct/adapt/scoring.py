@@ -21,7 +21,7 @@ from headct.adapt.task import BUNDLE, HEAD, Task
 from headct.errors import CheckpointError, MismatchError, UsageError
 from headct.model.bundle import load_bundle, load_strictly
 from headct.model.device import choose_device
-from headct.model.embed import Bundle, pooled
+from headct.model.embed import Bundle, pooled, require_finite_vectors
 from headct.model.encoder import ViT3D
 from headct.progress import tracking
 from headct.store.ahead import read_batches
@@ -118,6 +118,7 @@ def encoder_vectors(bundle: Bundle, hu: Hu) -> Vectors:
     score from a table and from its volume.
     """
     embedding = pooled(bundle.encode_hu(hu))
+    require_finite_vectors(embedding.cls)
     return {
         "cls": embedding.cls,
         "mean": embedding.mean,

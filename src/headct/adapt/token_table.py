@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from headct.adapt.known_scans import KnownScans, scans_of_store, scans_of_table
 from headct.atomic import replacing, write_json
 from headct.errors import MismatchError, UsageError
-from headct.model.embed import Bundle
+from headct.model.embed import Bundle, require_finite_vectors
 from headct.progress import tracking
 from headct.store.ahead import read_batches
 from headct.store.store import Store
@@ -109,6 +109,7 @@ def write_tokens(folder: Path, store: Store, bundle: Bundle) -> TokenTable:
         tracker.advance(done)
         for rows, hu in read_batches(store, range(done, len(store)), ROWS_AT_ONCE):
             tokens = bundle.encode_hu(hu)
+            require_finite_vectors(tokens.cls.float().cpu().numpy())
             parts = {
                 "patches": tokens.patches.float().cpu().numpy().astype(np.float16),
                 "centres": tokens.centre_mm.float().cpu().numpy(),

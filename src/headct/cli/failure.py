@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from headct.errors import HeadctError, place_of
+from headct.errors import DISK_FULL, HeadctError, place_of
 
 INTERRUPTED = 130
 PLACES = {
@@ -50,7 +50,7 @@ def errors_told() -> Iterator[None]:
 
 
 def _system_error(error: OSError) -> int:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return _say(
             "disk-full", "the disk is full", "free some space, then give the same command again", 1
         )

@@ -48,6 +48,9 @@ def pretrain(
         Path | None, typer.Option(help="Store of the labelled scans; default: that of --store.")
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Key file, where labels need it.")] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out labels of scans not in the store.")
+    ] = False,
     submit: Annotated[
         Cluster | None, typer.Option(help="Run as a job, and come back after each time limit.")
     ] = None,
@@ -75,7 +78,17 @@ def pretrain(
     """  # noqa: D301
     from headct.errors import UsageError
 
-    call = Call(recipe, store, out, tuple(overrides or ()), threads, labels, labels_store, key)
+    call = Call(
+        recipe,
+        store,
+        out,
+        tuple(overrides or ()),
+        threads,
+        labels,
+        labels_store,
+        key,
+        allow_missing,
+    )
     if resume and not (out / "config.toml").is_file():
         raise UsageError(f"{out.name} holds no run to resume", remedy="leave --resume out")
     if submit is not None:
@@ -89,13 +102,18 @@ def pretrain(
         print(f"job {job}; logs in {logs}")
         return
     outcome = call.train()
+    if outcome.is_main:
+        print(_told(outcome, out))
     if outcome.status == "stopped":
-        print(f"saved at step {outcome.step}")
         raise KeyboardInterrupt
+
+
+def _told(outcome: Outcome, out: Path) -> str:
+    if outcome.status == "stopped":
+        return f"saved at step {outcome.step}"
     if outcome.status == "was-finished":
-        print(f"{out} is finished ({outcome.step} steps); nothing to do")
-        return
-    print(f"{outcome.step} steps, {outcome.seen_scans} scans seen; encoder in {out / 'bundle'}")
+        return f"{out} is finished ({outcome.step} steps); nothing to do"
+    return f"{outcome.step} steps, {outcome.seen_scans} scans seen; encoder in {out / 'bundle'}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,7 @@ class Call:
     labels: Path | None
     labels_store: Path | None
     key: Path | None
+    allow_missing: bool = False
 
     def __call__(self) -> bool:
         """As a job, which fails in the words and with the exit code of the command."""
@@ -162,4 +181,4 @@ class Call:
 
         secret = load_key(self.key) if needs_key(self.labels) else None
         store = open_store(self.labels_store or self.store)
-        return labelled_subset(self.labels, store, secret, seed)
+        return labelled_subset(self.labels, store, secret, seed, allow_missing=self.allow_missing)

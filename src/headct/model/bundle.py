@@ -90,6 +90,11 @@ def save_bundle(
     return identity
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a folder has all files of a bundle; `load_bundle` looks into them."""
+    return all((path / name).is_file() for name in (WEIGHTS, DESCRIPTION, CARD))
+
+
 def load_bundle(
     path: str | Path,
     *,

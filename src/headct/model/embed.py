@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headct.errors import MismatchError, UsageError
+from headct.errors import CheckpointError, MismatchError, UsageError
 from headct.model.encoder import ViT3D
 from headct.model.tokens import Tokens, grid_shape, select_head_tokens
 from headct.progress import track
@@ -154,6 +154,7 @@ class Bundle:
 
         Raises:
             Refusal: the series is not a head CT that can be read.
+            CheckpointError: the encoder gives no finite numbers.
             MismatchError: a store or canonical volume of another preprocessing.
             UsageError: a store, for a bundle whose windows come before the grid; an array.
         """
@@ -179,6 +180,7 @@ class Bundle:
         else:
             tokens = self.encode_hu(self.canonical(volume).hu[None])
         one = pooled(tokens)
+        require_finite_vectors(one.cls)
         return Embedding(one.cls[0], one.mean[0], one.max[0], one.region[0])
 
     def canonical(self, volume: Volume) -> Volume:
@@ -212,6 +214,8 @@ class Bundle:
         n_batches = math.ceil(len(store) / SCANS_AT_ONCE)
         batches = track(read_batches(store), "embed", n_batches, unit="batches")
         parts = [pooled(self.encode_hu(hu)) for _, hu in batches]
+        for part in parts:
+            require_finite_vectors(part.cls)
         return Embedding.joined(parts, tuple(store.scan_ids))
 
     def _encode_part(self, hu: Tensor) -> Tokens:
@@ -268,6 +272,16 @@ def pooled(tokens: Tokens) -> Embedding:
         max=_numpy(patches.amax(dim=1)),
         region=_numpy(tokens.regions()),
     )
+
+
+def require_finite_vectors(vectors: NDArray[Any]) -> None:
+    """Raise CheckpointError where what an encoder made of a scan is not finite."""
+    if not np.isfinite(vectors).all():
+        raise CheckpointError(
+            "the encoder gives no finite numbers for a scan",
+            remedy="its training has diverged: take a bundle of another run",
+            code="nonfinite-weights",
+        )
 
 
 def _numpy(values: Tensor) -> NDArray[np.float32]:

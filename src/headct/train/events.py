@@ -14,6 +14,7 @@ import torch
 
 from headct import __version__
 from headct.atomic import write_text
+from headct.errors import DISK_FULL
 from headct.run import append_jsonl, read_jsonl
 from headct.train.loop import StepRecord, TrainState
 from headct.train.runtime import RANK_LOST, Runtime, is_of_another_rank
@@ -60,6 +61,8 @@ class Events:
         reason = getattr(error, "code", type(error).__name__)
         if is_of_another_rank(error):
             reason = RANK_LOST
+        elif isinstance(error, OSError) and error.errno in DISK_FULL:
+            reason = "disk-full"
         with suppress(OSError, ValueError):
             more = {"unreadable_scans": self.count_unreadable(), "rank": self.runtime.rank}
             self.write("failed", step, {"reason": reason} | more)

@@ -75,7 +75,9 @@ class Observed:
                     self.folder / "metrics.jsonl",
                     record.writes,
                     alarms,
-                    stack.enter_context(open_trackers(record.trackers, self.folder, recipe)),
+                    stack.enter_context(
+                        open_trackers(record.trackers, self.folder, recipe, first_step)
+                    ),
                     Speedometer(recipe, self.runtime, self.peak, first_step),
                     probe.found if probe is not None else lambda _: {},
                 )

@@ -16,6 +16,7 @@ from headct.objective.joint import JointObjective
 from headct.objective.mae import patch_deviation, patch_mean
 from headct.train.loop import StepRecord, TrainState
 from headct.views.batch import ViewBatch
+from headct.volume.volume import Zyx
 
 GREY = 0.0
 """Value of a removed patch in the picture; windows run from -1 to 1."""
@@ -47,7 +48,8 @@ class PanelWriter:
         objective = self.objective()
         if objective is not None and objective.decoder is not None:
             volumes = reconstruct(objective, self.views)
-            write_panel(self.folder / f"step-{record.step:08d}.png", volumes)
+            path = self.folder / f"step-{record.step:08d}.png"
+            write_panel(path, volumes, self.views.spacing_mm_zyx)
 
 
 @torch.no_grad()
@@ -91,12 +93,14 @@ def put_together(patches: Tensor, shape_zyx: torch.Size, patch_zyx: tuple[int, i
     return blocks.reshape(-1, *shape_zyx)
 
 
-def write_panel(path: Path, volumes: NDArray[np.float32]) -> None:
+def write_panel(path: Path, volumes: NDArray[np.float32], spacing_mm_zyx: Zyx) -> None:
     """Middle axial slices as a PNG: a row per scan; anterior up, patient's right on the left."""
     from matplotlib.image import imsave
 
     axial = volumes[:, :, volumes.shape[2] // 2, ::-1, ::-1]  # [3 b y x]
     rows = [np.concatenate(list(axial[:, scan]), axis=1) for scan in range(axial.shape[1])]
-    picture = np.concatenate(rows).repeat(3, axis=0).repeat(3, axis=1)
+    _, *in_plane = spacing_mm_zyx
+    high, wide = (round(3 * mm / min(in_plane)) for mm in in_plane)
+    picture = np.concatenate(rows).repeat(high, axis=0).repeat(wide, axis=1)
     with replacing(path) as aside:
         imsave(aside, picture, cmap="gray", vmin=-1, vmax=1, format="png")

@@ -24,11 +24,19 @@ import torch
 from torch import Tensor
 
 from headct import __version__
-from headct.model.bundle import save_bundle
+from headct.errors import TrainingError
+from headct.model.bundle import is_bundle, save_bundle
+from headct.model.encoder import ViT3D
 from headct.objective.joint import JointObjective
 from headct.run import git_commit, write_run_record
 from headct.store.store import Store, open_store
-from headct.train.checkpoint import agreed_checkpoint, remove_leftovers, restore
+from headct.train.checkpoint import (
+    Checkpoint,
+    agreed_checkpoint,
+    newest_first,
+    remove_leftovers,
+    restore,
+)
 from headct.train.distribute import prepare, share_gradients, whole
 from headct.train.events import Events
 from headct.train.feed import Feed, PretrainBatch
@@ -54,11 +62,13 @@ class Outcome:
         status: finished now, finished by an earlier call, or stopped by a signal.
         step: steps done.
         seen_scans: scans of the whole run.
+        is_main: whether this rank is the one that speaks for all.
     """
 
     status: Literal["finished", "was-finished", "stopped"]
     step: int
     seen_scans: int
+    is_main: bool = True
 
 
 def pretrain(
@@ -145,14 +155,15 @@ class PretrainRun:
 
     def go(self, stop: StopRequest) -> Outcome:
         """Restore, train, save, and write the bundle at the end."""
-        saved = agreed_checkpoint(self.checkpoints.folder, self.runtime)
-        if saved is not None:
-            restore(self.state, saved, self.identity)
+        with self._failure_noted():
+            saved = agreed_checkpoint(self.checkpoints.folder, self.runtime)
+            if saved is not None:
+                restore(self.state, saved, self.identity)
         self.checkpoints.saved_step = self.state.step if saved else -1
-        if (self.folder / "bundle" / "bundle.json").is_file() and self._is_done:
+        if is_bundle(self.folder / "bundle") and self._is_done:
             return self._outcome("was-finished")
         self.peak = find_peak(self.runtime)
-        self._note_start(resumed=saved is not None)
+        self._note_start(saved)
         with self._failure_noted():
             with self.checkpoints:
                 self._train(stop)
@@ -236,10 +247,25 @@ class PretrainRun:
         if objective is not None:
             wants_student = self.recipe.bundle_weights == "student"
             encoder = objective.student if wants_student else objective.bundle_encoder()
+            self._require_numbers(encoder)
             save_bundle(
                 self.folder / "bundle", encoder, self.store.preprocessing, self._provenance()
             )
         self.runtime.barrier()
+
+    def _require_numbers(self, encoder: ViT3D) -> None:
+        """Weights can be ruined by a last step whose own loss was finite."""
+        views = self.feed.first_views(1)
+        with torch.no_grad():
+            hu, keep = views.globals_hu.flatten(0, 1), views.keep.flatten(0, 1)
+            tokens = encoder.eval().forward_hu(hu, views.spacing_mm_zyx, keep)
+        if not tokens.cls.isfinite().all():
+            raise TrainingError(
+                "the trained encoder gives no finite numbers, so that there is no bundle",
+                remedy="lower optim.lr and optim.muon_lr, or set precision=fp32, and start in a new"
+                " --out",
+                code="nonfinite-encoder",
+            )
 
     def _provenance(self) -> dict[str, Any]:
         recipe = self.recipe
@@ -260,11 +286,11 @@ class PretrainRun:
             "git_commit": git_commit(),
         }
 
-    def _note_start(self, *, resumed: bool) -> None:
+    def _note_start(self, saved: Checkpoint | None) -> None:
         if not self.runtime.is_main:
             return
         remove_leftovers(self.checkpoints.folder)
-        if not resumed:
+        if saved is None:
             write_run_record(self.folder, self.recipe, seed=self.recipe.seed, verb="pretrain")
         for name in ("metrics.jsonl", "nonfinite.jsonl"):
             trim_steps(self.folder / name, self.state.step)
@@ -273,12 +299,15 @@ class PretrainRun:
         for text in self.left_out:
             print(text, file=sys.stderr)
         peak = {"peak_tflops": self.peak.flops / 1e12, "peak_from": self.peak.source}
-        more = peak | {"left_out": self.left_out}
-        self.events.note("resumed" if resumed else "started", self.state.step, more)
+        more: dict[str, Any] = peak | {"left_out": self.left_out}
+        if saved is not None:
+            found = (path.name for path in newest_first(self.checkpoints.folder))
+            more["damaged_checkpoints"] = [name for name in found if name > saved.folder.name]
+        self.events.note("started" if saved is None else "resumed", self.state.step, more)
 
     @property
     def _is_done(self) -> bool:
         return self.state.step >= self.recipe.steps
 
     def _outcome(self, status: Literal["finished", "was-finished", "stopped"]) -> Outcome:
-        return Outcome(status, self.state.step, self.state.seen_scans)
+        return Outcome(status, self.state.step, self.state.seen_scans, self.runtime.is_main)

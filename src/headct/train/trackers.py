@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 from headct.atomic import write_json
@@ -27,6 +28,13 @@ Sink = Callable[[Row], None]
 IDS = "trackers.json"
 PROJECT = "headct"
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
+MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+"""Unless the environment says otherwise: by its own default a lost server holds a step for minutes,
+longer than Slurm waits between a signal and the end."""
+REMEDIES = {
+    "mlflow": f"does its server answer at {MLFLOW_URI}?",
+    "wandb": "is there a network and a login (wandb login), or WANDB_MODE=offline?",
+}
 LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
@@ -47,22 +55,80 @@ def require_trackers(names: Sequence[str]) -> None:
 
 @contextmanager
 def open_trackers(
-    names: Sequence[str], folder: Path, recipe: PretrainRecipe
+    names: Sequence[str], folder: Path, recipe: PretrainRecipe, first_step: int = 0
 ) -> Iterator[list[Sink]]:
     """Sinks for rows of metrics; a run that goes on writes to where it wrote before.
 
-    TensorBoard that is not installed is noted and left out.
+    TensorBoard that is not installed is noted and left out, and so is a tracker that fails while
+    the run goes on: metrics.jsonl has every line.
 
     Args:
         names: as in the recipe, checked by `require_trackers`.
         folder: RUN.
         recipe: of the run; shown as its settings.
+        first_step: steps that are done; what was written of later ones does not count.
+
+    Raises:
+        UsageError: a tracker that has not seen this run before does not take it.
     """
     usable = [name for name in names if _is_installed(name)]
     if len(usable) < len(names):
         print("TensorBoard is not installed: pip install 'headct[track]'", file=sys.stderr)
     with ExitStack() as stack:
-        yield [stack.enter_context(OPENERS[name](folder, recipe)) for name in usable]
+        trackers = (_Tracker(name, folder, recipe, first_step) for name in usable)
+        yield [stack.enter_context(tracker) for tracker in trackers]
+
+
+class _Tracker:
+    """A sink until it fails; used in a `with` block, whose end tells it how the run ended."""
+
+    def __init__(self, name: str, folder: Path, recipe: PretrainRecipe, first_step: int) -> None:
+        self.name = name
+        self._open = ExitStack()
+        self._sink: Sink | None = None
+        opened = OPENERS[name](folder, recipe, first_step)
+        try:
+            self._sink = self._open.enter_context(opened)
+        except Exception as error:
+            if name not in _known_ids(folder):
+                raise UsageError(
+                    f"{name} does not take the run ({type(error).__name__})",
+                    remedy=f"{REMEDIES.get(name, 'look at its own message')}, or leave it out of"
+                    " record.trackers",
+                    code="tracker",
+                ) from error
+            self._leave_out(error)
+
+    def __enter__(self) -> Sink:
+        return self._send
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._open.__exit__(kind, error, trace)
+        except Exception as own:
+            if self._sink is not None:
+                self._leave_out(own)
+
+    def _send(self, row: Row) -> None:
+        if self._sink is None:
+            return
+        try:
+            self._sink(row)
+        except Exception as error:
+            self._leave_out(error)
+
+    def _leave_out(self, error: Exception) -> None:
+        self._sink = None
+        print(
+            f"{self.name} failed ({type(error).__name__}) and is left out from here on;"
+            " metrics.jsonl has every line",
+            file=sys.stderr,
+        )
 
 
 def _is_installed(name: str) -> bool:
@@ -70,9 +136,9 @@ def _is_installed(name: str) -> bool:
 
 
 @contextmanager
-def _tensorboard(folder: Path, _: PretrainRecipe) -> Iterator[Sink]:
+def _tensorboard(folder: Path, _: PretrainRecipe, first_step: int) -> Iterator[Sink]:
     """An event file; its usual name would hold the name of the machine."""
-    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -87,6 +153,8 @@ def _tensorboard(folder: Path, _: PretrainRecipe) -> Iterator[Sink]:
             writer.flush()
 
         write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        start = SessionLog(status=SessionLog.START)  # what files before this one have from here on
+        write(Event(wall_time=time.time(), step=first_step + 1, session_log=start))  # is dropped
 
         def sink(row: Row) -> None:
             values = [
@@ -99,7 +167,7 @@ def _tensorboard(folder: Path, _: PretrainRecipe) -> Iterator[Sink]:
 
 
 @contextmanager
-def _wandb(folder: Path, recipe: PretrainRecipe) -> Iterator[Sink]:
+def _wandb(folder: Path, recipe: PretrainRecipe, _: int) -> Iterator[Sink]:
     import wandb
 
     quiet = wandb.Settings(
@@ -130,7 +198,9 @@ def _wandb(folder: Path, recipe: PretrainRecipe) -> Iterator[Sink]:
 
 
 @contextmanager
-def _mlflow(folder: Path, recipe: PretrainRecipe) -> Iterator[Sink]:
+def _mlflow(folder: Path, recipe: PretrainRecipe, _: int) -> Iterator[Sink]:
+    for name, value in MLFLOW_PATIENCE.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
@@ -162,12 +232,16 @@ def _mlflow(folder: Path, recipe: PretrainRecipe) -> Iterator[Sink]:
 
 def _id(folder: Path, name: str, create: Callable[[], str]) -> str:
     """The id of the run in a tracker, made once and kept in RUN."""
-    file = folder / IDS
-    ids = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    ids = _known_ids(folder)
     if name not in ids:
         ids[name] = create()
-        write_json(file, ids)
+        write_json(folder / IDS, ids)
     return str(ids[name])
+
+
+def _known_ids(folder: Path) -> dict[str, str]:
+    file = folder / IDS
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def numbers(row: Row) -> dict[str, float]:
@@ -195,7 +269,7 @@ def group_of(name: str) -> str:
     return "guards"
 
 
-OPENERS: dict[str, Callable[[Path, PretrainRecipe], Any]] = {
+OPENERS: dict[str, Callable[[Path, PretrainRecipe, int], Any]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "mlflow": _mlflow,
