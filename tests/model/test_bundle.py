@@ -12,8 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import headct
+from headct.adapt.predictions import rounded
+from headct.adapt.scoring import encoder_vectors
+from headct.adapt.token_table import write_tokens
 from headct.errors import CheckpointError, MismatchError, UsageError
 from headct.model import bundle as bundle_module
+from headct.model import embed as embed_module
 from headct.model.architecture import ENCODERS
 from headct.model.bundle import load_bundle, load_strictly, save_bundle
 from headct.model.embed import Bundle
@@ -141,7 +145,24 @@ def test_arrays_that_are_unsigned_or_read_only(folder: Path) -> None:
     hu = np.abs(some_hu(1))
     hu.setflags(write=False)
     expected = bundle.encode_hu(hu).cls
-    torch.testing.assert_close(bundle.encode_hu(hu.astype(np.uint16)).cls, expected)
+    for dtype in (np.uint16, np.uint32, np.uint64):
+        torch.testing.assert_close(bundle.encode_hu(hu.astype(dtype)).cls, expected)
+    bright = hu.astype(np.int64)
+    bright[:, 4:8] = 40_000
+    expected = bundle.encode_hu(bright).cls
+    torch.testing.assert_close(bundle.encode_hu(bright.astype(np.uint16)).cls, expected)
+
+
+def test_an_array_that_torch_takes_is_not_copied() -> None:
+    hu = some_hu(1)
+    assert embed_module._checked(hu).data_ptr() == hu.ctypes.data
+
+
+def test_channels_in_double_precision(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    channels = np.random.default_rng(0).random((1, 3, *GRID.shape_zyx))
+    expected = bundle.encode_channels(channels.astype(np.float32)).cls
+    torch.testing.assert_close(bundle.encode_channels(channels).cls, expected)
 
 
 def test_no_scan_and_no_number(folder: Path) -> None:
@@ -154,6 +175,10 @@ def test_no_scan_and_no_number(folder: Path) -> None:
         holed.flat[7] = np.nan
         with pytest.raises(UsageError, match="NaN"):
             encode(holed)
+        with pytest.raises(UsageError, match="no scan"):
+            encode(np.float32(3))
+        with pytest.raises(UsageError, match="cannot be complex"):
+            encode(scans.astype(np.complex64))
 
 
 def test_a_ruined_encoder_embeds_nothing(folder: Path, tmp_path: Path) -> None:
@@ -166,6 +191,12 @@ def test_a_ruined_encoder_embeds_nothing(folder: Path, tmp_path: Path) -> None:
     for source in (on_grid(some_hu(1)[0]), tmp_path / "store"):
         with pytest.raises(CheckpointError, match="no finite numbers"):
             ruined.embed(source)
+    with pytest.raises(CheckpointError, match="no finite numbers"):
+        encoder_vectors(ruined, some_hu(1))
+    with pytest.raises(CheckpointError, match="no finite numbers"):
+        write_tokens(tmp_path / "tokens", open_store(tmp_path / "store"), ruined)
+    with pytest.raises(CheckpointError, match="not finite"):
+        rounded(np.array([0.5, np.nan]))
 
 
 def test_another_folder_is_not_overwritten(tmp_path: Path) -> None:

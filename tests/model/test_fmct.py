@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from headct.cli.app import app
 from headct.errors import CheckpointError, MismatchError, UsageError
 from headct.model.bundle import load_bundle
 from headct.model.fmct import import_fmct, to_encoder
+from headct.model.weights import read_weights
 from headct.store.writer import StoreWriter
 from headct.volume.canonical import to_canonical
 from headct.volume.nifti import write_nifti
@@ -235,9 +237,15 @@ def test_axes_that_are_all_different(tmp_path):
     assert (tokens.cls - cls).norm() <= 1e-4 * cls.norm()
     in_order = patches.view(2, 2, 3, 4, -1).permute(0, 3, 2, 1, 4).flatten(1, 3)
     assert (tokens.patches - in_order).norm() <= 1e-4 * in_order.norm()
-    with pytest.raises(CheckpointError, match="24 positions are no cube") as error:
-        imported(tmp_path, module.state_dict())
-    assert "shape_zyx=" in error.value.remedy
+    for given, words in (
+        (PRESETS["fmct"].shape_zyx, "24 positions are no cube"),
+        ((16, 18, 15), "for other patches"),
+        ((17, 18, 10), "for other patches"),
+    ):
+        preprocessing = PRESETS["fmct"].model_copy(update={"shape_zyx": given})
+        with pytest.raises(CheckpointError, match=words) as error:
+            imported(tmp_path, module.state_dict(), preprocessing=preprocessing)
+        assert "shape_zyx=" in error.value.remedy
 
 
 def test_other_heads_can_be_given(tmp_path):
@@ -305,7 +313,29 @@ def test_the_command(tmp_path):
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.hash in result.output
     assert "3 are assumed" in result.output
+    assert "8 x 8 x 8 voxels" in result.output
     assert "licence" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("written", "elsewhere"),
+    [
+        (b"numpy._core.multiarray", b"numpy.core.multiarray"),  # as numpy 1 did
+        (b"pathlib\nPosixPath", b"pathlib\nWindowsPath"),
+        (b"pathlib\nPosixPath", b"pathlib._local\nPosixPath"),  # as Python 3.13 does
+    ],
+)
+def test_figures_and_paths_that_other_systems_saved(tmp_path, written, elsewhere):
+    weights = theirs().state_dict()
+    torch.save({"state_dict": weights, "best": np.float64(1), "out": Path("a/b")}, tmp_path / "a")
+    with zipfile.ZipFile(tmp_path / "a") as ours, zipfile.ZipFile(tmp_path / "b", "w") as other:
+        for entry in ours.infolist():
+            content = ours.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert written in content
+                content = content.replace(written, elsewhere)
+            other.writestr(entry, content)
+    assert read_weights(tmp_path / "b").keys() == weights.keys()
 
 
 def test_another_bundle_is_not_replaced(tmp_path):

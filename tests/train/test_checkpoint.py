@@ -8,6 +8,7 @@ from headct.train.checkpoint import (
     read_checkpoint,
     remove_leftovers,
     restore,
+    set_damaged_aside,
 )
 from headct.train.loop import TrainState
 from headct.train.optim import OptimConfig, make_optimizer
@@ -72,13 +73,32 @@ def test_a_truncated_one_is_found_and_the_one_before_is_used(tmp_path, capsys, s
     assert "step-00000002 is damaged" in capsys.readouterr().err
 
 
-def test_what_was_just_saved_stays_and_a_damaged_newer_one_goes(tmp_path):
+@pytest.mark.parametrize(("next_step", "keep"), [(2, 1), (4, 2)])
+def test_damaged_ones_do_not_count_among_those_that_are_kept(tmp_path, next_step, keep):
     save_checkpoint(tmp_path, new_state(steps=1), IDENTITY, keep=3)
     largest_file(save_checkpoint(tmp_path, new_state(steps=3), IDENTITY, keep=3)).unlink()
-    assert latest_checkpoint(tmp_path).counters["step"] == 1
-    save_checkpoint(tmp_path, new_state(steps=2), IDENTITY, keep=1)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
-    assert latest_checkpoint(tmp_path).counters["step"] == 2
+    for _ in range(2):  # a name that was used before
+        used = latest_checkpoint(tmp_path)
+        assert used.counters["step"] == 1
+        assert set_damaged_aside(tmp_path, used) == ["step-00000003"]
+        (tmp_path / "step-00000003").mkdir()
+    (tmp_path / "step-00000003").rmdir()
+    save_checkpoint(tmp_path, new_state(steps=next_step), IDENTITY, keep=keep)
+    kept = [f"step-0000000{step}" for step in (1, next_step)][-keep:]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged-step-00000003", *kept]
+    assert latest_checkpoint(tmp_path).counters["step"] == next_step
+
+
+def test_the_old_one_goes_when_the_new_one_is_on_the_disk(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, new_state(steps=1), IDENTITY, keep=1)
+
+    def lost(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("headct.train.saving.flush_folder", lost)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        save_checkpoint(tmp_path, new_state(steps=2), IDENTITY, keep=1)
+    assert read_checkpoint(tmp_path / "step-00000001").counters["step"] == 1
 
 
 def test_a_missing_file_is_found(tmp_path):

@@ -197,7 +197,8 @@ def test_a_scan_is_said_once_and_written_each_time(tmp_path, capsys):
         (TrainingError("no", code="non-finite"), "non-finite"),
         (RuntimeError("CUDA error: an illegal memory access"), "RuntimeError"),
         (RuntimeError("[gloo] Connection closed by peer"), "rank-lost"),
-        (OSError(28, "No space left"), "OSError"),
+        (OSError(28, "No space left"), "disk-full"),
+        (OSError(5, "Input/output error"), "OSError"),
     ],
 )
 def test_a_failure_is_noted_with_its_reason(tmp_path, error, reason):

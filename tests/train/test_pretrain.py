@@ -206,9 +206,10 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so_in_its_events(
     assert (last["event"], last["reason"]) == ("failed", "checkpoint")
 
 
-def test_an_incomplete_bundle_of_a_finished_run_is_made_again(whole, store, tmp_path):
+@pytest.mark.parametrize("lost", ["encoder.safetensors", "README.md"])
+def test_an_incomplete_bundle_of_a_finished_run_is_made_again(whole, store, tmp_path, lost):
     run = shutil.copytree(whole, tmp_path / "run")
-    (run / "bundle" / "encoder.safetensors").unlink()
+    (run / "bundle" / lost).unlink()
     assert pretrain(recipe(), store, run, threads=1).status == "finished"
     assert load_bundle(run / "bundle").hash == load_bundle(whole / "bundle").hash
 

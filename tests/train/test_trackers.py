@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import socket
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,7 @@ def test_a_tracker_that_fails_is_left_out_and_training_goes_on(tmp_path, monkeyp
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
     folder = tmp_path / "run"
     folder.mkdir()
-    with open_trackers(["mlflow"], folder, recipe()) as (sink,):
+    with open_trackers(["mlflow"], folder, recipe(), 0) as (sink,):
         sink(ROWS[0])
         database.write_bytes(b"no database any more")
         sink(ROWS[1])
@@ -86,7 +88,7 @@ def test_a_tracker_that_fails_is_left_out_and_training_goes_on(tmp_path, monkeyp
     said = capsys.readouterr().err
     assert said.count("mlflow failed") == 1
     assert str(tmp_path) not in said
-    with open_trackers(["mlflow"], folder, recipe()) as (sink,):  # the run is known there
+    with open_trackers(["mlflow"], folder, recipe(), 0) as (sink,):  # the run is known there
         sink(ROWS[1])
     assert "mlflow failed" in capsys.readouterr().err
 
@@ -98,10 +100,80 @@ def test_a_server_that_is_not_there_is_an_error_before_the_first_step(tmp_path, 
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed.getsockname()[1]}")
         with (
             pytest.raises(UsageError, match="mlflow does not take the run") as error,
-            open_trackers(["mlflow"], tmp_path, recipe()),
+            open_trackers(["mlflow"], tmp_path, recipe(), 0),
         ):
             pass
     assert "MLFLOW_TRACKING_URI" in error.value.remedy
+    assert {name: os.environ[name] for name in module.MLFLOW_PATIENCE} == module.MLFLOW_PATIENCE
+
+
+def test_wandb_that_takes_no_run_is_an_error_each_time_until_it_has(tmp_path, monkeypatch, capsys):
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**_):
+        raise wandb.errors.CommError("no network")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "init", refuse)
+        for _ in range(2):
+            with (
+                pytest.raises(UsageError, match="wandb does not take the run") as error,
+                open_trackers(["wandb"], tmp_path, recipe(), 0),
+            ):
+                pass
+        assert "WANDB_MODE" in error.value.remedy
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with open_trackers(["wandb"], tmp_path, recipe(), 0):
+        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "init", refuse)
+        with open_trackers(["wandb"], tmp_path, recipe(), 1) as (sink,):
+            sink(ROWS[1])
+    assert "wandb failed (CommError)" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_not_the_fault_of_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(FileExistsError), open_trackers(["tensorboard"], tmp_path, recipe(), 0):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own database library
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_run_that_fails_is_failed_and_its_error_passes(tmp_path, monkeypatch, error):
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("alembic", reason="MLflow keeps runs in a database, or on a server")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+
+    def fail():
+        with open_trackers(["mlflow"], tmp_path, recipe(), 0) as (sink,):
+            sink(ROWS[0])
+            raise error("of the run")
+
+    with pytest.raises(error, match="of the run"):
+        fail()
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("headct").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+def test_who_interrupts_a_line_is_heard(tmp_path, monkeypatch):
+    @contextmanager
+    def interrupted(*_):
+        def sink(_):
+            raise KeyboardInterrupt
+
+        yield sink
+
+    monkeypatch.setitem(module.OPENERS, "tensorboard", interrupted)
+    pytest.importorskip("tensorboard")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_trackers(["tensorboard"], tmp_path, recipe(), 0) as (sink,),
+    ):
+        sink(ROWS[0])
 
 
 def test_mlflow_has_one_run_with_its_settings_also_after_a_stop(tmp_path, monkeypatch):
@@ -138,7 +210,7 @@ def test_wandb_without_a_network_writes_one_run_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "ward-7-workstation")
     folder = tmp_path / "run"
     folder.mkdir()
-    with open_trackers(["wandb"], folder, recipe()) as (sink,):
+    with open_trackers(["wandb"], folder, recipe(), 0) as (sink,):
         for row in ROWS:
             sink(row)
     (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
@@ -178,7 +250,7 @@ def test_the_setting_of_the_docs_reaches_all_three_and_no_network(tmp_path, monk
 def test_what_is_not_installed_is_said_before_anything_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
     require_trackers(["tensorboard"])
-    with open_trackers(["tensorboard"], tmp_path, recipe()) as sinks:
+    with open_trackers(["tensorboard"], tmp_path, recipe(), 0) as sinks:
         assert sinks == []
     assert "headct[track]" in capsys.readouterr().err
     with pytest.raises(UsageError, match="not installed: mlflow"):
@@ -199,3 +271,24 @@ def test_metrics_of_a_run_are_in_tensorboard(tmp_path):
     assert len(list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))) == 2
     (file,) = (tmp_path / "run" / "tensorboard").iterdir()
     assert b"guards/effective_rank" in file.read_bytes()
+
+
+def test_tensorboard_has_the_whole_of_a_run_that_was_stopped(tmp_path, monkeypatch):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from headct.train import pretrain as pretraining
+
+    class AfterTwo(pretraining.StopRequest):
+        calls = 0
+
+        def __call__(self):
+            self.calls += 1
+            return self.calls >= 2
+
+    store, of = make_store(tmp_path / "store"), recipe(steps=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "StopRequest", AfterTwo)
+        assert pretraining.pretrain(of, store, tmp_path / "run", threads=1).status == "stopped"
+    assert pretraining.pretrain(of, store, tmp_path / "run", threads=1).status == "finished"
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss/loss")] == [1, 2, 3, 4]

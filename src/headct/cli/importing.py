@@ -69,7 +69,8 @@ def fmct(
     apply_overrides(values, settings or ())
     preprocessing = check(values, Preprocessing, f"the grid {grid}")
     bundle = import_fmct(weights, out, heads, preprocessing)
-    print(f"bundle {bundle.hash} in {out}")
+    shape = " x ".join(map(str, bundle.preprocessing.shape_zyx))
+    print(f"bundle {bundle.hash} in {out}, for volumes of {shape} voxels (z y x)")
     if heads is None:
         assumed = bundle.encoder.config.heads
         print(f"attention heads are not in weights: {assumed} are assumed; else give --heads")

@@ -82,12 +82,12 @@ def pretrain(
         recipe,
         store,
         out,
-        tuple(overrides or ()),
-        threads,
-        labels,
-        labels_store,
-        key,
-        allow_missing,
+        overrides=tuple(overrides or ()),
+        threads=threads,
+        labels=labels,
+        labels_store=labels_store,
+        key=key,
+        allow_missing=allow_missing,
     )
     if resume and not (out / "config.toml").is_file():
         raise UsageError(f"{out.name} holds no run to resume", remedy="leave --resume out")

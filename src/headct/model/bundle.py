@@ -52,13 +52,13 @@ def save_bundle(
         preprocessing: how the scans that it was trained on were made.
         provenance: where the weights come from (recipe, seed, steps, scans, commit, ...): plain
             JSON values without identifiers or paths; listed in the model card.
-        replace: a bundle of another hash that is there.
+        replace: whether a bundle of another hash at `path` gives way.
 
     Returns:
         The hash of the bundle.
 
     Raises:
-        UsageError: something else is at `path`.
+        UsageError: something else is at `path`, or another bundle and `replace` is False.
     """
     path = Path(path)
     is_there = (path / DESCRIPTION).is_file()

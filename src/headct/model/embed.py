@@ -213,9 +213,10 @@ class Bundle:
         self.preprocessing.require_same(store.preprocessing, "the bundle", "the store")
         n_batches = math.ceil(len(store) / SCANS_AT_ONCE)
         batches = track(read_batches(store), "embed", n_batches, unit="batches")
-        parts = [pooled(self.encode_hu(hu)) for _, hu in batches]
-        for part in parts:
-            require_finite_vectors(part.cls)
+        parts = []
+        for _, hu in batches:
+            parts.append(pooled(self.encode_hu(hu)))
+            require_finite_vectors(parts[-1].cls)
         return Embedding.joined(parts, tuple(store.scan_ids))
 
     def _encode_part(self, hu: Tensor) -> Tokens:
@@ -252,11 +253,13 @@ class Bundle:
 
 def _checked(scans: Tensor | NDArray[Any]) -> Tensor:
     """A batch in torch's order and byte order, of at least one scan and finite numbers."""
-    if isinstance(scans, np.ndarray):
-        dtype = np.int32 if scans.dtype.kind == "u" else scans.dtype.newbyteorder("=")
-        scans = np.array(scans, dtype, order="C")
-    scans = torch.as_tensor(scans)
-    if len(scans) == 0:
+    if not isinstance(scans, Tensor):
+        array = np.asarray(scans)
+        if array.dtype.kind not in "biuf":
+            raise UsageError(f"scans cannot be {array.dtype}", remedy="give real numbers")
+        dtype = np.int64 if array.dtype.kind == "u" else array.dtype.newbyteorder("=")
+        scans = torch.from_numpy(np.require(array, dtype, ["C", "W"]))
+    if scans.ndim == 0 or len(scans) == 0:
         raise UsageError("there is no scan in the batch", remedy="give one or more")
     if scans.is_floating_point() and not scans.isfinite().all():
         raise UsageError("the scans hold NaN or infinite numbers", remedy="give finite ones")
@@ -279,7 +282,7 @@ def require_finite_vectors(vectors: NDArray[Any]) -> None:
     if not np.isfinite(vectors).all():
         raise CheckpointError(
             "the encoder gives no finite numbers for a scan",
-            remedy="its training has diverged: take a bundle of another run",
+            remedy="its training has diverged: train it again at lower rates, or take another",
             code="nonfinite-weights",
         )
 

@@ -64,9 +64,9 @@ def import_fmct(
         out: BUNDLE folder; the same bundle may be there.
         heads: attention heads, which the weights do not tell; None: of 64 numbers each as in the
             original, or 12 where that does not divide the width.
-        preprocessing: how its input is made, of channels (`fmct`) or of HU (`fmct-hu`). Where the
-            weights have positions for another number of patches than its shape, the shape is the
-            cube that they tell.
+        preprocessing: how its input is made, of channels (`fmct`) or of HU (`fmct-hu`). With the
+            original's shape, 96^3, the weights tell the edge of their own cube; another shape must
+            be theirs.
 
     Returns:
         The bundle as it was written.
@@ -193,17 +193,21 @@ def _architecture(
 
 
 def _patch_grid(n_patches: int, patch_zyx: Shape, shape_zyx: Shape) -> Shape:
-    """Patches along z, y and x: those of the shape where their number fits, else a cube."""
+    """Patches along z, y and x: of a shape that somebody gave, else of a cube."""
+    give = "if they are for another shape, say which, in voxels: --set shape_zyx=[z,y,x]"
+    if shape_zyx == PRESETS["fmct"].shape_zyx:
+        edge = round(n_patches ** (1 / 3))
+        if edge**3 != n_patches or n_patches == 0:
+            raise _other(f"its {n_patches} positions are no cube of patches", give)
+        return edge, edge, edge
     z, y, x = (n // patch for n, patch in zip(shape_zyx, patch_zyx, strict=True))
-    if z * y * x == n_patches > 0:
-        return z, y, x
-    edge = round(n_patches ** (1 / 3))
-    if edge**3 != n_patches or n_patches == 0:
+    if z * y * x != n_patches or any(n % p for n, p in zip(shape_zyx, patch_zyx, strict=True)):
         raise _other(
-            f"its {n_patches} positions are no cube of patches",
-            "if they are for another shape, say which, in voxels: --set shape_zyx=[z,y,x]",
+            f"its {n_patches} positions are for other patches than {patch_zyx} voxels of"
+            f" {shape_zyx}",
+            give,
         )
-    return edge, edge, edge
+    return z, y, x
 
 
 def _zyx_order(positions: Tensor, grid_zyx: Shape) -> Tensor:

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import warnings
 from collections.abc import Collection, Mapping
-from pathlib import Path, PosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,11 @@ NESTS = ("state_dict", "model_state_dict", "model", "teacher", "student", "netwo
 """Keys under which training code keeps the weights, in the order of preference."""
 BESIDE_WEIGHTS: list[Any] = [
     argparse.Namespace,
-    PosixPath,
+    *(
+        (pure, f"{module}.{name}")  # without a disk behind them, they exist on every system
+        for pure, name in ((PurePosixPath, "PosixPath"), (PureWindowsPath, "WindowsPath"))
+        for module in ("pathlib", "pathlib._local")
+    ),
     np.dtype,
     *(type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efd"),
     np.float64(0).__reduce__()[0],

@@ -162,6 +162,24 @@ def named_tensors(state: TrainState) -> dict[str, Tensor]:
     return tensors
 
 
+def set_damaged_aside(folder: Path, used: Checkpoint) -> list[str]:
+    """Take another name from checkpoints newer than the one that a run goes on from.
+
+    They were passed over, and must neither count among those that are kept nor be lost: what could
+    not be read may be an archive's disk that does not answer.
+
+    Returns:
+        Their names; each is now `damaged-NAME`.
+    """
+    names = [path.name for path in newest_first(folder) if path.name > used.folder.name]
+    for name in names:
+        aside = folder / f"damaged-{name}"
+        if aside.exists():
+            shutil.rmtree(aside)
+        (folder / name).rename(aside)
+    return names
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove half-written checkpoints of a killed run; only while no other run writes here."""
     for path in folder.glob(".*.tmp"):

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from headct.config import Config, NotNegative
+from headct.train.muon import move_by_muon
 
 Schedule = Callable[[int], dict[str, float]]
 """Global step -> "lr" and "weight_decay", and whatever else changes with the step ("momentum")."""
@@ -85,26 +86,30 @@ def teacher_momentum(step: int, steps: int, first: float | None = None) -> float
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon for the groups that say so, AdamW for the others; to everyone else one optimizer.
-
-    Source:
-        Jordan et al. 2024 (Muon); Liu et al. 2025 for the size of its steps, which is AdamW's.
-    """
+    """Muon for the groups that say so, AdamW for the others; to everyone else one optimizer."""
 
     def __init__(self, groups: list[dict[str, Any]], config: OptimConfig) -> None:
         with_muon, others = _split(groups)
-        self.muon = torch.optim.Muon(with_muon, config.lr, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(
             others, lr=config.lr, betas=config.betas, eps=1e-8, fused=True
         )
-        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
+        defaults = {"lr": config.lr, "weight_decay": 0.0}
+        super().__init__([*with_muon, *self.adamw.param_groups], defaults)
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
-        self.muon.param_groups, self.adamw.param_groups = _split(self.param_groups)
-        self.muon.state = self.adamw.state = self.state
-        self.muon.step()  # type: ignore[no-untyped-call]
+        with_muon, self.adamw.param_groups = _split(self.param_groups)
+        self.adamw.state = self.state
+        for group in with_muon:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self.state[parameter]
+                    if "momentum_buffer" not in state:
+                        state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                    move_by_muon(
+                        parameter, state["momentum_buffer"], group["lr"], group["weight_decay"]
+                    )
         self.adamw.step()
 
 

@@ -33,9 +33,9 @@ from headct.store.store import Store, open_store
 from headct.train.checkpoint import (
     Checkpoint,
     agreed_checkpoint,
-    newest_first,
     remove_leftovers,
     restore,
+    set_damaged_aside,
 )
 from headct.train.distribute import prepare, share_gradients, whole
 from headct.train.events import Events
@@ -244,28 +244,30 @@ class PretrainRun:
 
     def _write_bundle(self) -> None:
         objective = self._whole_objective()
+        encoder = None
         if objective is not None:
             wants_student = self.recipe.bundle_weights == "student"
             encoder = objective.student if wants_student else objective.bundle_encoder()
-            self._require_numbers(encoder)
-            save_bundle(
-                self.folder / "bundle", encoder, self.store.preprocessing, self._provenance()
-            )
-        self.runtime.barrier()
-
-    def _require_numbers(self, encoder: ViT3D) -> None:
-        """Weights can be ruined by a last step whose own loss was finite."""
-        views = self.feed.first_views(1)
-        with torch.no_grad():
-            hu, keep = views.globals_hu.flatten(0, 1), views.keep.flatten(0, 1)
-            tokens = encoder.eval().forward_hu(hu, views.spacing_mm_zyx, keep)
-        if not tokens.cls.isfinite().all():
+        if not self.runtime.from_main(int(encoder is None or self._gives_numbers(encoder))):
             raise TrainingError(
                 "the trained encoder gives no finite numbers, so that there is no bundle",
                 remedy="lower optim.lr and optim.muon_lr, or set precision=fp32, and start in a new"
                 " --out",
                 code="nonfinite-encoder",
             )
+        if encoder is not None:
+            save_bundle(
+                self.folder / "bundle", encoder, self.store.preprocessing, self._provenance()
+            )
+        self.runtime.barrier()
+
+    @torch.no_grad()
+    def _gives_numbers(self, encoder: ViT3D) -> bool:
+        """Weights can be ruined by a last step whose own loss was finite."""
+        views = self.feed.first_views(1)
+        hu, keep = views.globals_hu.flatten(0, 1), views.keep.flatten(0, 1)
+        tokens = encoder.eval().forward_hu(hu, views.spacing_mm_zyx, keep)
+        return bool(tokens.cls.isfinite().all())
 
     def _provenance(self) -> dict[str, Any]:
         recipe = self.recipe
@@ -301,8 +303,7 @@ class PretrainRun:
         peak = {"peak_tflops": self.peak.flops / 1e12, "peak_from": self.peak.source}
         more: dict[str, Any] = peak | {"left_out": self.left_out}
         if saved is not None:
-            found = (path.name for path in newest_first(self.checkpoints.folder))
-            more["damaged_checkpoints"] = [name for name in found if name > saved.folder.name]
+            more["damaged_checkpoints"] = set_damaged_aside(self.checkpoints.folder, saved)
         self.events.note("started" if saved is None else "resumed", self.state.step, more)
 
     @property

@@ -99,7 +99,8 @@ def start_runtime(
     Args:
         precision: auto is bf16 where the hardware multiplies it, else fp32.
         threads: CPU threads of this process; None leaves torch's choice.
-        rank_timeout_s: after so long without an answer a rank counts as dead.
+        rank_timeout_s: after so long without an answer a rank counts as dead. The process then
+            takes no SIGTERM any more: it is about to end.
 
     Raises:
         UsageError: bf16 asked for on a GPU without it, or more ranks on a machine than GPUs.

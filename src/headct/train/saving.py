@@ -136,13 +136,11 @@ class _Writer(HuggingFaceStorageWriter):
         """Runs on one rank after all have written: describe, rename, remove the oldest."""
         files = {path.name: sha256_of(path) for path in sorted(self.aside.glob("*.safetensors"))}
         write_json(self.aside / DESCRIPTION, self.about | {"files": files})
-        others = newest_first(self.final.parent)
-        older = [other for other in others if other.name < self.final.name]
-        for damaged in others[: len(others) - len(older)]:  # the run went on from one before
-            _remove(damaged)
+        if self.final.exists():  # damaged, since the run went on from an older one
+            _remove(self.final)
         self.aside.rename(self.final)
         flush_folder(self.final.parent)
-        for old in older[self.keep - 1 :]:
+        for old in newest_first(self.final.parent)[self.keep :]:
             _remove(old)
 
 

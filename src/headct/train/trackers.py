@@ -13,7 +13,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -29,12 +29,13 @@ IDS = "trackers.json"
 PROJECT = "headct"
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
 MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-"""Unless the environment says otherwise: by its own default a lost server holds a step for minutes,
-longer than Slurm waits between a signal and the end."""
+"""Unless the environment says otherwise. By its own defaults a lost server holds a step longer than
+the other ranks wait."""
 REMEDIES = {
-    "mlflow": f"does its server answer at {MLFLOW_URI}?",
-    "wandb": "is there a network and a login (wandb login), or WANDB_MODE=offline?",
+    "mlflow": f"Does its server answer at {MLFLOW_URI}?",
+    "wandb": "Is there a network and a login (wandb login), or WANDB_MODE=offline?",
 }
+"""Of trackers that a network stands before."""
 LIBRARIES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
@@ -55,7 +56,7 @@ def require_trackers(names: Sequence[str]) -> None:
 
 @contextmanager
 def open_trackers(
-    names: Sequence[str], folder: Path, recipe: PretrainRecipe, first_step: int = 0
+    names: Sequence[str], folder: Path, recipe: PretrainRecipe, first_step: int
 ) -> Iterator[list[Sink]]:
     """Sinks for rows of metrics; a run that goes on writes to where it wrote before.
 
@@ -69,37 +70,43 @@ def open_trackers(
         first_step: steps that are done; what was written of later ones does not count.
 
     Raises:
-        UsageError: a tracker that has not seen this run before does not take it.
+        UsageError: W&B or MLflow does not take a run that it has not seen before.
     """
     usable = [name for name in names if _is_installed(name)]
     if len(usable) < len(names):
         print("TensorBoard is not installed: pip install 'headct[track]'", file=sys.stderr)
+    known = _known_ids(folder)
     with ExitStack() as stack:
-        trackers = (_Tracker(name, folder, recipe, first_step) for name in usable)
-        yield [stack.enter_context(tracker) for tracker in trackers]
+        yield [
+            stack.enter_context(
+                _Tracker(name, OPENERS[name](folder, recipe, first_step), is_new=name not in known)
+            )
+            for name in usable
+        ]
 
 
 class _Tracker:
     """A sink until it fails; used in a `with` block, whose end tells it how the run ended."""
 
-    def __init__(self, name: str, folder: Path, recipe: PretrainRecipe, first_step: int) -> None:
-        self.name = name
-        self._open = ExitStack()
+    def __init__(self, name: str, opened: AbstractContextManager[Sink], *, is_new: bool) -> None:
+        self.name, self.opened, self.is_new = name, opened, is_new
+        self._is_open = False
         self._sink: Sink | None = None
-        opened = OPENERS[name](folder, recipe, first_step)
+
+    def __enter__(self) -> Sink:
         try:
-            self._sink = self._open.enter_context(opened)
+            self._sink = self.opened.__enter__()
+            self._is_open = True
         except Exception as error:
-            if name not in _known_ids(folder):
+            if self.name not in REMEDIES:  # a file in RUN: the disk is at fault
+                raise
+            if self.is_new:
                 raise UsageError(
-                    f"{name} does not take the run ({type(error).__name__})",
-                    remedy=f"{REMEDIES.get(name, 'look at its own message')}, or leave it out of"
-                    " record.trackers",
+                    f"{self.name} does not take the run ({type(error).__name__})",
+                    remedy=f"{REMEDIES[self.name]} Or leave it out of record.trackers",
                     code="tracker",
                 ) from error
             self._leave_out(error)
-
-    def __enter__(self) -> Sink:
         return self._send
 
     def __exit__(
@@ -108,10 +115,12 @@ class _Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self._is_open:
+            return
         try:
-            self._open.__exit__(kind, error, trace)
+            self.opened.__exit__(kind, error, trace)
         except Exception as own:
-            if self._sink is not None:
+            if own is not error and self._sink is not None:
                 self._leave_out(own)
 
     def _send(self, row: Row) -> None:
@@ -153,8 +162,9 @@ def _tensorboard(folder: Path, _: PretrainRecipe, first_step: int) -> Iterator[S
             writer.flush()
 
         write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        start = SessionLog(status=SessionLog.START)  # what files before this one have from here on
-        write(Event(wall_time=time.time(), step=first_step + 1, session_log=start))  # is dropped
+        # steps that earlier files have from here on are done again: TensorBoard drops them
+        start = SessionLog(status=SessionLog.START)
+        write(Event(wall_time=time.time(), step=first_step + 1, session_log=start))
 
         def sink(row: Row) -> None:
             values = [
@@ -182,15 +192,17 @@ def _wandb(folder: Path, recipe: PretrainRecipe, _: int) -> Iterator[Sink]:
         x_disable_machine_info=True,
         x_save_requirements=False,
     )
+    run_id = _known_ids(folder).get("wandb") or secrets.token_hex(8)
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         name=recipe.name,
-        id=_id(folder, "wandb", lambda: secrets.token_hex(8)),
+        id=run_id,
         resume="allow",
         config=recipe.model_dump(mode="json"),
         dir=folder,
         settings=quiet,
     )
+    _remember(folder, "wandb", run_id)
     try:
         yield lambda row: run.log(dict(numbers(row)), step=row["step"])
     finally:
@@ -215,7 +227,8 @@ def _mlflow(folder: Path, recipe: PretrainRecipe, _: int) -> Iterator[Sink]:
             client.log_batch(run_id, params=params[start : start + 100])
         return run_id
 
-    run_id = _id(folder, "mlflow", create)
+    run_id = _known_ids(folder).get("mlflow") or create()
+    _remember(folder, "mlflow", run_id)
 
     def sink(row: Row) -> None:
         now = int(time.time() * 1000)
@@ -230,16 +243,12 @@ def _mlflow(folder: Path, recipe: PretrainRecipe, _: int) -> Iterator[Sink]:
         client.set_terminated(run_id, status)
 
 
-def _id(folder: Path, name: str, create: Callable[[], str]) -> str:
-    """The id of the run in a tracker, made once and kept in RUN."""
-    ids = _known_ids(folder)
-    if name not in ids:
-        ids[name] = create()
-        write_json(folder / IDS, ids)
-    return str(ids[name])
+def _remember(folder: Path, name: str, run_id: str) -> None:
+    write_json(folder / IDS, _known_ids(folder) | {name: run_id})
 
 
 def _known_ids(folder: Path) -> dict[str, str]:
+    """Ids of the run, by tracker that has taken it."""
     file = folder / IDS
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
@@ -269,7 +278,7 @@ def group_of(name: str) -> str:
     return "guards"
 
 
-OPENERS: dict[str, Callable[[Path, PretrainRecipe, int], Any]] = {
+OPENERS: dict[str, Callable[[Path, PretrainRecipe, int], AbstractContextManager[Sink]]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "mlflow": _mlflow,
