@@ -269,6 +269,13 @@ def test_nothing_is_flipped_where_a_finding_names_one_side_alone(store, labels):
     np.testing.assert_array_equal(scans.make(read, 0).labels, sided.values[list(read.rows)])
 
 
+def test_who_trains_one_side_alone_is_told(tmp_path, store, labels, bundle, capsys):
+    sided = labels.take(np.arange(len(labels)))
+    object.__setattr__(sided, "findings", ("clot_left", "coin"))
+    finetuned(tmp_path, store, sided, Start("bundle", bundle))
+    assert "no flips: clot_left names a side" in capsys.readouterr().err
+
+
 def test_learning_rates_fall_block_by_block():
     factor = layer_scale_of(depth=2, decay=0.5, head_factor=10.0)
     assert factor("head.weight") == 10.0

@@ -165,8 +165,8 @@ def named_tensors(state: TrainState) -> dict[str, Tensor]:
 def set_damaged_aside(folder: Path, used: Checkpoint) -> list[str]:
     """Take another name from checkpoints newer than the one that a run goes on from.
 
-    They were passed over, and must neither count among those that are kept nor be lost: what could
-    not be read may be an archive's disk that does not answer.
+    They were passed over, and must neither count among those that are kept nor be lost: it may have
+    been the disk that did not answer.
 
     Returns:
         Their names; each is now `damaged-NAME`.
