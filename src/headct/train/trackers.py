@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from headct.atomic import write_json
 from headct.errors import UsageError
 from headct.train.recipe import PretrainRecipe
 
-Name = Literal["tensorboard", "wandb", "mlflow"]
 Row = Mapping[str, Any]
 Sink = Callable[[Row], None]
 IDS = "trackers.json"
