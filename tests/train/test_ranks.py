@@ -78,6 +78,7 @@ def two_ranks(request, case, tmp_path_factory):
     arguments = (toml, "--store", store, "--out", run)
     done = run_ranks(*arguments, "--set", f"compute.strategy={request.param}")
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("scans seen") == 1, "one rank speaks for all"
     return run, request.param, arguments
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +25,12 @@ from headct.views.draws import generator
 
 Precision = Literal["auto", "bf16", "fp32"]
 RANK_LOST = "rank-lost"
+SAID_BY_EACH_RANK = (
+    "`broadcast_buffers` is deprecated",  # its new name is not in torch 2.11
+    "torch.distributed.nn.functional.all_gather is deprecated",  # so is that of this
+    "Grad strides do not match bucket view strides",  # of a few hundred numbers
+)
+"""Starts of warnings of torch about which a user can do nothing."""
 RANK_TIMEOUT_S = 300
 """Seconds after which a silent rank counts as dead and the others stop."""
 
@@ -140,6 +148,8 @@ def start_runtime(
 
 def _join(device: torch.device, timeout: timedelta) -> None:
     """Meet the other ranks, by the environment that torchrun or submitit made."""
+    for words in SAID_BY_EACH_RANK:
+        warnings.filterwarnings("ignore", message=re.escape(words))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     # torchrun hands the same store to restarted ranks, and in it stand the addresses of the dead.
