@@ -53,6 +53,15 @@ def write(path: Path, numbers: range, **options: Any) -> None:
             writer.add([item(n)], [(scan_hu(n), scan_row(n))])
 
 
+def test_a_path_may_lead_upwards(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for path in (Path("../one"), tmp_path / "here" / ".." / "two"):
+        write(path, range(2))
+        np.testing.assert_array_equal(open_store(path).read_hu([1])[0], scan_hu(1))
+        assert path.resolve().parent == tmp_path
+
+
 def require_equal(path: Path, numbers: range) -> None:
     store = open_store(path)
     assert store.scan_ids == [f"c-{n:016x}" for n in numbers]

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
@@ -113,3 +114,29 @@ def test_torchrun_restarts_from_the_last_checkpoint(case, tmp_path):
     assert events[1]["step"] >= 4
     weights = [load_file(r / "bundle" / "encoder.safetensors") for r in (whole, run)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+PARTING = """
+import faulthandler
+import torch
+import torch.distributed as dist
+from headct.train.runtime import part
+
+torch.set_num_threads(1)
+faulthandler.dump_traceback_later(120, exit=True)
+for _ in range(1000):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    net = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
+    net(torch.randn(2, 4)).sum().backward()
+    dist.barrier()
+    part()
+    del net
+"""
+
+
+def test_a_rank_that_is_done_ends():
+    """Without `part` it waits for itself in about one of some thousand ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", PARTING], capture_output=True, text=True, timeout=150, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

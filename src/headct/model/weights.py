@@ -17,7 +17,7 @@ from torch import Tensor
 
 from headct.errors import CheckpointError
 
-NESTS = ("state_dict", "model_state_dict", "model", "teacher", "student", "network", "encoder")
+NESTS = ("teacher", "state_dict", "model_state_dict", "model", "student", "network", "encoder")
 """Keys under which training code keeps the weights, in the order of preference."""
 BESIDE_WEIGHTS: list[Any] = [
     argparse.Namespace,

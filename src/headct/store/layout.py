@@ -89,8 +89,9 @@ def _require_version(values: Any) -> None:
 
 
 def array_spec(folder: Path) -> dict[str, Any]:
-    """TensorStore spec that opens hu.zarr."""
-    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder / ARRAY}/"}}
+    """TensorStore spec that opens hu.zarr, whose paths must not hold `..`."""
+    path = (folder / ARRAY).resolve()
+    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
 
 
 def open_array(folder: Path) -> ts.TensorStore:

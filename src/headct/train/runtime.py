@@ -31,6 +31,9 @@ SAID_BY_EACH_RANK = (
     "Grad strides do not match bucket view strides",  # of a few hundred numbers
 )
 """Starts of warnings of torch about which a user can do nothing."""
+_PARTED: list[dist.ProcessGroup] = []
+"""The group that was left last. Were DDP's reducer the last to hold it, its end would wait for the
+group's threads and keep Python's lock, for which they can be waiting (torch 2.14, gloo)."""
 RANK_TIMEOUT_S = 300
 """Seconds after which a silent rank counts as dead and the others stop."""
 
@@ -142,8 +145,15 @@ def start_runtime(
             code=RANK_LOST,
         ) from error
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        part()
+
+
+def part() -> None:
+    """Leave the other ranks, where there are some."""
+    if dist.is_initialized():
+        assert dist.group.WORLD is not None
+        _PARTED[:] = [dist.group.WORLD]
+        dist.destroy_process_group()
 
 
 def _join(device: torch.device, timeout: timedelta) -> None:
