@@ -458,6 +458,17 @@ def test_panels_show_three_pictures_per_scan(whole):
     assert np.abs(masked - guessed).mean() > 0.001
 
 
+@pytest.mark.parametrize("share", [0.5, 2.5])
+def test_a_run_that_learned_nothing_says_so(whole, store, tmp_path, capsys, share):
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(run / "bundle")
+    *rows, last = read_jsonl(run / "metrics.jsonl")
+    rows.append(last | {"brain_error_share": share})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert pretrain(recipe(), store, run, threads=1).status == "finished"
+    assert ("brain was guessed with 2.5 times" in capsys.readouterr().err) == (share > 1)
+
+
 def test_panels_have_the_proportions_of_the_head(tmp_path):
     from matplotlib.image import imread
 

@@ -28,7 +28,7 @@ from headct.errors import TrainingError
 from headct.model.bundle import is_bundle, save_bundle
 from headct.model.encoder import ViT3D
 from headct.objective.joint import JointObjective
-from headct.run import git_commit, write_run_record
+from headct.run import git_commit, read_jsonl, write_run_record
 from headct.store.store import Store, open_store
 from headct.train.checkpoint import (
     Checkpoint,
@@ -170,6 +170,7 @@ class PretrainRun:
                 self.checkpoints.save(self.state)
             if self._is_done:
                 self._write_bundle()
+                self._tell_if_nothing_was_learned()
         status: Literal["finished", "stopped"] = "finished" if self._is_done else "stopped"
         self.events.note(status, self.state.step)
         return self._outcome(status)
@@ -260,6 +261,16 @@ class PretrainRun:
                 self.folder / "bundle", encoder, self.store.preprocessing, self._provenance()
             )
         self.runtime.barrier()
+
+    def _tell_if_nothing_was_learned(self) -> None:
+        rows = read_jsonl(self.folder / "metrics.jsonl") if self.runtime.is_main else ()
+        shares = [row.get("brain_error_share") for row in rows]
+        if shares and (shares[-1] or 0.0) > 1.0:
+            print(
+                f"nothing was learned yet: brain was guessed with {shares[-1]:.1f} times the error"
+                " of the best constant picture; a lower rate, or more steps",
+                file=sys.stderr,
+            )
 
     @torch.no_grad()
     def _gives_numbers(self, encoder: ViT3D) -> bool:
