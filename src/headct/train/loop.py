@@ -25,7 +25,7 @@ class TrainState:
         optimizer: over the module's trainable parameters.
         step: optimizer steps done, applied or not: the position in every schedule and in the data.
         seen_scans: scans of all ranks so far.
-        skipped_steps: steps that were not applied since their loss was not finite.
+        skipped_steps: steps that were not applied since their loss or gradient was not finite.
         skipped_in_a_row: of these, the latest without a good one between.
     """
 
@@ -146,7 +146,7 @@ def fit(
             hook(state, record)
         if state.skipped_in_a_row >= config.max_skipped_in_a_row:
             raise TrainingError(
-                f"the loss was not finite {state.skipped_in_a_row} times in a row",
+                f"loss or gradient was not finite {state.skipped_in_a_row} times in a row",
                 remedy="lower optim.lr and optim.muon_lr, or set precision=fp32, and start in a new"
                 " --out; nonfinite.jsonl names the scans",
                 code="nonfinite-loss",
