@@ -1,7 +1,7 @@
 """Muon: a weight matrix moves by its orthogonalised momentum, with steps of AdamW's size.
 
 torch's own optimizer orthogonalises in bfloat16 wherever it is; on a CPU that does not multiply
-bfloat16 that took 40 % of a demo step. Here float32 does it there (decision 0057).
+bfloat16 that took 45 % of a demo step. Here float32 does it there (decision 0057).
 
 Source:
     Jordan et al. 2024, Muon: An optimizer for hidden layers; Liu et al. 2025, Muon is scalable for

@@ -28,8 +28,8 @@ IDS = "trackers.json"
 PROJECT = "headct"
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
 MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-"""Unless the environment says otherwise. By its own defaults a lost server holds a step longer than
-the other ranks wait."""
+"""Unless the environment says otherwise. By its own defaults a lost server holds a step for four
+minutes, and Slurm waits three after its signal."""
 REMEDIES = {
     "mlflow": f"Does its server answer at {MLFLOW_URI}?",
     "wandb": "Is there a network and a login (wandb login), or WANDB_MODE=offline?",
