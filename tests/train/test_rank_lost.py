@@ -123,6 +123,6 @@ def test_the_group_outlives_who_used_it():
     group = dist.group.WORLD
     part()
     assert not dist.is_initialized()
-    assert runtime._PARTED == [group]
+    assert [group] == runtime._PARTED
     part()  # nothing to leave
-    assert runtime._PARTED == [group]
+    assert [group] == runtime._PARTED
